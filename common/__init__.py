@@ -1,0 +1,1 @@
+"""What the three jobs share: configuration, models, data and training tools. Imports nothing else of ours."""

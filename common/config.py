@@ -1,0 +1,167 @@
+"""Strict YAML into frozen dataclasses.
+
+A recipe is one self-contained YAML file: no inheritance, no interpolation. Every key must exist in the
+dataclass and have its type, so a typo ends the run before anything is loaded. `key.path=value` overrides are
+parsed by the same YAML rules. The dataclasses stand beside what they configure; pydantic only validates them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from common.errors import UserError, one_line
+
+Config = TypeVar("Config")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def configclass(cls: type[Config]) -> type[Config]:
+    """A frozen, keyword-only stdlib dataclass whose unknown keys are errors when it is read from a recipe.
+
+    Checks beyond types go into `__post_init__`, as `ValueError("field: what was expected")`.
+    """
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
+    return cls
+
+
+class ConfigError(UserError):
+    """A recipe or an override does not fit its dataclass."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 in the two places where PyYAML's 1.1 surprises: `1e-4` is a number, a repeated key is an error."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"line {node.start_mark.line + 1}: key {key!r} stands twice")
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
+
+
+def load_config(cls: type[Config], path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read the recipe at `path`, apply `key.path=value` overrides, and validate it as `cls`.
+
+    Raises:
+        ConfigError: the file is absent or no YAML, a key is unknown or missing, or a value has the wrong type;
+            one line that names the file, the key and what was expected.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no valid YAML: {one_line(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys, found {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    return validate(cls, tree, where=str(path))
+
+
+def validate(cls: type[Config], tree: dict[str, Any], where: str) -> Config:
+    """Build `cls` from plain data; `where` names the origin in errors."""
+    adapter = TypeAdapter(cls)
+    try:
+        # JSON mode of strict validation: lists may become tuples, yet "3" is no integer and 1 no boolean.
+        return adapter.validate_json(_to_json(tree, where), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_describe(error)}") from error
+
+
+def dump_config(config: Any) -> str:
+    """The resolved config as YAML; `load_config` of the result gives an equal config."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, width=110)
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: expected key.path=value")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: no valid YAML value: {one_line(error)}") from error
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        node = _child(node, part, override)
+        if node is None:
+            raise ConfigError(f"override {override!r}: {part!r} is not set, so nothing below it can be overridden")
+    if isinstance(node, list):
+        _child(node, last, override)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"override {override!r}: {key.rpartition('.')[0]!r} has no keys below it")
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise ConfigError(f"override {override!r}: expected an index below {len(node)}, found {part!r}")
+        return node[int(part)]
+    if not isinstance(node, dict):
+        raise ConfigError(f"override {override!r}: nothing stands below {part!r}")
+    return node.setdefault(part, {})
+
+
+def _to_json(tree: dict[str, Any], where: str) -> bytes:
+    from pydantic_core import PydanticSerializationError, to_json
+
+    try:
+        return to_json(tree, inf_nan_mode="constants")
+    except PydanticSerializationError as error:  # a YAML date, a set ...
+        raise ConfigError(f"{where}: {one_line(error)}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    """The first problem as `key.path: what was expected, found ...`, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    kind, context = first["type"], first.get("ctx", {})
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        text = f"{key}: unknown key"
+    elif kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        text = f"{key}: missing, and it has no default"
+    elif kind == "value_error":  # raised by a __post_init__, which names its field itself
+        prefix = f"{key}." if first["loc"] else ""
+        text = f"{prefix}{context['error']}"
+    else:
+        message = first["msg"].removeprefix("Input ").replace("should be", "expected")
+        text = f"{key}: {message}, found {first['input']!r}"
+    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,60 @@
+"""How many images could not be read, and when that is too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+KEPT_NAMES = 100
+
+
+class CorruptCounter:
+    """Counts samples drawn and unreadable images on one rank; the trainer sums `counts` over ranks.
+
+    Use per micro-batch: `add(batch["skipped"], len(batch["key"]))`, which synchronises nothing. At log steps:
+    `totals = all_reduce(counts())`, then `check(totals)` on every rank, so that all stop together.
+    """
+
+    def __init__(self, max_share: float, minimum: int = 1000) -> None:
+        """`max_share` of the samples drawn may be unreadable; of `minimum`, as long as fewer were drawn."""
+        self.max_share, self.minimum = max_share, minimum
+        self.names: list[str] = []  # the latest, as `name: reason`
+        self._samples = 0
+        self._skipped = 0
+
+    def add(self, skipped: Iterable[str], samples: int) -> None:
+        new = list(skipped)
+        self._samples += samples
+        self._skipped += len(new)
+        self.names = (self.names + new)[-KEPT_NAMES:]
+
+    def counts(self) -> Tensor:
+        """int64 (2,), on the CPU: samples drawn, images skipped, by this rank."""
+        return torch.tensor([self._samples, self._skipped])
+
+    def check(self, totals: Tensor | None = None) -> None:
+        """Raises:
+        UserError: more than the allowed share is unreadable; names the latest that this rank has seen.
+        """
+        samples, skipped = (int(number) for number in (self.counts() if totals is None else totals))
+        if skipped > self.max_share * max(samples, self.minimum):
+            latest = f"; the latest here: {self.names[-1]}" if self.names else ""
+            raise UserError(
+                f"{skipped} of {samples} images could not be read, more than max_corrupt_share allows "
+                f"({self.max_share}){latest}"
+            )
+
+    def state_dict(self, totals: Tensor | None = None) -> dict[str, Any]:
+        """Plain numbers and strings. Saved once for all ranks, it takes the totals."""
+        samples, skipped = (int(number) for number in (self.counts() if totals is None else totals))
+        return {"samples": samples, "skipped": skipped, "names": list(self.names)}
+
+    def load_state_dict(self, state: dict[str, Any], rank: int = 0) -> None:
+        """Of totals saved once for all ranks, only rank 0 takes the numbers over: the sum stays right."""
+        self._samples, self._skipped = (state["samples"], state["skipped"]) if rank == 0 else (0, 0)
+        self.names = list(state["names"]) if rank == 0 else []

@@ -1,0 +1,66 @@
+"""Worker processes that decode images, on top of `torch.utils.data.DataLoader`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from common.errors import UserError
+
+Part = TypeVar("Part")
+
+
+def in_workers(
+    load: Callable[[list[int]], Part], plan: Callable[[], Iterable[list[int]]], workers: int, prefetch: int
+) -> Iterator[Part]:
+    """`load(numbers)` for each list of the plan, in order, computed `prefetch` lists ahead per worker.
+
+    List n goes to worker n mod `workers`. With `workers` 0 all happens in this process, when it is asked for.
+
+    Raises:
+        UserError: as `load` raised it; a DataLoader would make a traceback of its message.
+    """
+    loader: DataLoader[Part | UserError] = DataLoader(
+        _Loading(load),
+        sampler=_Plan(plan),
+        batch_size=None,
+        collate_fn=_unchanged,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        # Fork starts at once and shares the file tables; macOS libraries do not survive it.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        # Else each start of an iteration draws from the global generator, and a resumed run differs from then
+        # on.
+        generator=torch.Generator(),
+    )
+    for part in loader:
+        if isinstance(part, UserError):
+            raise part
+        yield part
+
+
+class _Loading(Dataset[Any], Generic[Part]):
+    def __init__(self, load: Callable[[list[int]], Part]) -> None:
+        self._load = load
+
+    def __getitem__(self, numbers: list[int]) -> Part | UserError:  # type: ignore[override]
+        try:
+            return self._load(numbers)
+        except UserError as error:
+            return error
+
+
+class _Plan(Sampler[Any]):
+    def __init__(self, plan: Callable[[], Iterable[list[int]]]) -> None:
+        self._plan = plan
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._plan())
+
+
+def _unchanged(part: Part) -> Part:
+    return part

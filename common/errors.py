@@ -1,0 +1,28 @@
+"""Bad input ends in one line, not in a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_INPUT = 2
+
+
+class UserError(Exception):
+    """Something the user gave is wrong. The message is one line and names the file and the field."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error` on a single line, for use inside a `UserError`."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_cli(main: Callable[[], None]) -> None:
+    """Run `main`; a `UserError` prints `error: ...` on stderr and exits with status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        # Not sys.exit alone: a process group may hold other ranks waiting in a collective, and the launcher
+        # ends them as soon as this one has a non-zero status.
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,219 @@
+"""VQRAE: one encoder, continuous features for understanding, discrete codes for generation, pixels back again.
+
+A standard Hugging Face model: `save_pretrained`, `from_pretrained` and `push_to_hub` are the library's, the
+weights are safetensors, and one checkpoint holds encoder, quantizer and decoder and nothing that only training
+needs. Pixels are RGB in [0, 1] at the output resolution; the encoder's resolution and normalisation are inside.
+
+Legend: B images, N = h w tokens, D encoder width, E code width, K codes, p encoder patch, q output patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import ModelOutput
+
+from common.models.pixel_decoder import PixelDecoder
+from common.models.quantizer import Quantized, SimVQ
+from common.models.vision_encoder import FAMILIES, Grid, VisionEncoder, grid_of
+
+
+class VQRAEConfig(PreTrainedConfig):
+    """Everything that shapes a VQRAE.
+
+    Args:
+        encoder_config: config of a `SiglipVisionModel` or an `InternVLVisionModel`.
+        image_mean, image_std: the encoder's normalisation.
+        codebook_size: K. codebook_dim: E, at least D.
+        output_patch_size: q, pixels per token side in the output.
+        gradient: how gradients pass the quantizer.
+    """
+
+    model_type = "vqrae"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model")
+    }
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    image_mean: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
+    codebook_size: int = 16384  # Table 7
+    codebook_dim: int = 1536  # Table 7
+    output_patch_size: int = 16
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the training resolution at the output, in pixels."""
+        return self.grid[0] * self.output_patch_size
+
+    @property
+    def grid(self) -> Grid:
+        """(h, w) of the training resolution."""
+        size, patch = (_first(getattr(self.encoder_config, key)) for key in ("image_size", "patch_size"))
+        return size // patch, size // patch
+
+
+@dataclass
+class VQRAEEncoding(ModelOutput):
+    """features Z_I (B, N, D), continuous; codes (B, h, w) int64 in [0, K)."""
+
+    features: Tensor | None = None
+    codes: Tensor | None = None
+
+
+@dataclass
+class VQRAEOutput(ModelOutput):
+    """reconstruction (B, 3, H, W), around [0, 1] and not clamped; features (B, N, D); codes (B, h, w), absent
+    without quantization; the quantizer's two losses and norms, scalars."""
+
+    reconstruction: Tensor | None = None
+    features: Tensor | None = None
+    codes: Tensor | None = None
+    codebook_loss: Tensor | None = None
+    commitment_loss: Tensor | None = None
+    feature_norm: Tensor | None = None
+    code_norm: Tensor | None = None
+
+
+class VQRAE(PreTrainedModel):
+    """The tokenizer. `VQRAE(config)` has random weights; see `from_encoder` for a pretrained start."""
+
+    config: VQRAEConfig
+    config_class = VQRAEConfig
+    base_model_prefix = "vqrae"
+    main_input_name = "pixels"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules: ClassVar[list[str]] = ["SiglipEncoderLayer", "InternVLVisionLayer", "SimVQ"]
+
+    def __init__(self, config: VQRAEConfig) -> None:
+        super().__init__(config)
+        tower = config.encoder_config
+        family = FAMILIES[tower.model_type]
+        self.encoder = family(tower, config.image_mean, config.image_std)
+        self.quantizer = SimVQ(self.encoder.width, config.codebook_size, config.codebook_dim, config.gradient)
+        self.decoder = PixelDecoder(family, tower, config.codebook_dim, config.output_patch_size, config.grid)
+        self.post_init()
+
+    @classmethod
+    def from_encoder(
+        cls, encoder: VisionEncoder, codebook_size: int, codebook_dim: int, output_patch_size: int | None = None, **kwargs: Any
+    ) -> VQRAE:
+        """A fresh quantizer and decoder around a pretrained encoder; q defaults to the encoder's patch size."""
+        config = VQRAEConfig(
+            encoder_config=encoder.model.config,
+            image_mean=list(encoder.image_mean),
+            image_std=list(encoder.image_std),
+            codebook_size=codebook_size,
+            codebook_dim=codebook_dim,
+            output_patch_size=output_patch_size or encoder.patch_size,
+            **kwargs,
+        )
+        model = cls(config)
+        model.encoder.load_state_dict(encoder.state_dict())
+        return model
+
+    def forward(self, pixels: Tensor, quantize: bool = True) -> VQRAEOutput:
+        """RGB in [0, 1] (B, 3, H, W), H and W multiples of q -> `VQRAEOutput`.
+
+        `quantize=False` passes Z_c by the codebook: the continuous autoencoder, the quantizer's upper bound.
+        """
+        grid = grid_of(pixels, self.config.output_patch_size)
+        features = self.encode_features(pixels)
+        if not quantize:
+            return VQRAEOutput(reconstruction=self.decoder(self.quantizer.embed(features), grid), features=features)
+        quantized: Quantized = self.quantizer(features)
+        return VQRAEOutput(
+            reconstruction=self.decoder(quantized.vectors, grid),
+            features=features,
+            codes=quantized.codes.unflatten(1, grid),
+            codebook_loss=quantized.codebook_loss,
+            commitment_loss=quantized.commitment_loss,
+            feature_norm=quantized.feature_norm,
+            code_norm=quantized.code_norm,
+        )
+
+    def encode_features(self, pixels: Tensor) -> Tensor:
+        """RGB in [0, 1] (B, 3, h q, w q) -> Z_I (B, N, D)."""
+        return self.encoder(self.encoder_pixels(pixels))
+
+    def encoder_pixels(self, pixels: Tensor) -> Tensor:
+        """RGB (B, 3, h q, w q) as the encoder sees it, (B, 3, h p, w p): resized where p differs from q (bicubic,
+        antialiased; decision 10)."""
+        height, width = grid_of(pixels, self.config.output_patch_size)
+        patch = self.encoder.patch_size
+        if patch == self.config.output_patch_size:
+            return pixels
+        size = (height * patch, width * patch)
+        return F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> VQRAEEncoding:
+        """RGB in [0, 1] (B, 3, H, W) -> features (B, N, D) for understanding, codes (B, h, w) for generation."""
+        features = self.encode_features(pixels)
+        codes = self.quantizer(features).codes
+        return VQRAEEncoding(features=features, codes=codes.unflatten(1, grid_of(pixels, self.config.output_patch_size)))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) in [0, K) -> RGB in [0, 1] (B, 3, h q, w q).
+
+        Raises:
+            ValueError: a code out of range, or another shape.
+        """
+        if codes.ndim != 3:
+            raise ValueError(f"codes: expected shape (B, h, w), found {tuple(codes.shape)}")
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.codebook_size:
+            raise ValueError(
+                f"codes: expected 0 to {self.config.codebook_size - 1}, found {int(codes.min())} to {int(codes.max())}"
+            )
+        grid = (codes.shape[1], codes.shape[2])
+        return self.decoder(self.quantizer.lookup(codes.flatten(1)), grid).clamp(0, 1)
+
+    @torch.no_grad()
+    def decode_features(self, features: Tensor, grid: Grid) -> Tensor:
+        """Z_I (B, h w, D) -> RGB in [0, 1], through the nearest codes."""
+        return self.decode(self.quantizer(features).codes.unflatten(1, grid))
+
+    def image_processor(self) -> CLIPImageProcessor:
+        """Picture -> `pixel_values` in [0, 1]: shorter edge resized (bicubic), centre crop, no normalisation."""
+        size = self.config.image_size
+        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_normalize=False)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Weights and config, with the image processor beside them."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.image_processor().save_pretrained(save_directory)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PixelDecoder):
+            init.normal_(module.positions, std=0.02)
+            # Close to mid-grey before the first step: pixels are centred on one half.
+            init.normal_(module.to_pixels.weight, std=0.02)
+            init.constant_(module.to_pixels.bias, 0.5)
+        elif isinstance(module, SimVQ):
+            pass  # `reset_parameters` has set it; its parts are skipped below as well
+        elif not any(module is part for part in self.quantizer.modules()):
+            self.encoder.model._init_weights(module)
+
+
+def _first(value: int | list[int] | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+AutoConfig.register(VQRAEConfig.model_type, VQRAEConfig)
+AutoModel.register(VQRAEConfig, VQRAE)
+AutoImageProcessor.register(VQRAEConfig, CLIPImageProcessor)

@@ -1,0 +1,79 @@
+"""An exponential moving average of the trained weights, sharded over ranks.
+
+TiTok trains with one (decay min(0.999, (1 + t) / (10 + t))); the paper is silent. Each rank keeps the average
+of its share of the parameters, so it costs 4 / world bytes per parameter; whole weights exist only while they
+are evaluated or saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from common.training import dist
+
+MAX_DECAY = 0.999
+
+
+class ShardedEMA:
+    """The moving average of all parameters of `model` that require a gradient (replicated on all ranks)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.updates = 0
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.owner = _share_out({name: p.numel() for name, p in self.parameters.items()}, dist.world())
+        self.shadow = {
+            name: p.detach().float().clone() for name, p in self.parameters.items() if self.owner[name] == dist.rank()
+        }
+
+    @property
+    def decay(self) -> float:
+        """The decay of the next update."""
+        return min(MAX_DECAY, (1 + self.updates) / (10 + self.updates))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each optimizer step."""
+        names = list(self.shadow)
+        if names:
+            now = [self.parameters[name].detach().float() for name in names]
+            torch._foreach_lerp_([self.shadow[name] for name in names], now, 1 - self.decay)
+        self.updates += 1
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model holds the average inside, its own weights again outside. All ranks enter together."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if name in self.shadow:
+                    parameter.copy_(self.shadow[name])
+                dist.broadcast_(parameter.data, self.owner[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(own[name])
+
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        """This rank's share."""
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        for name, average in state["shadow"].items():
+            self.shadow[name].copy_(average)
+
+
+def _share_out(sizes: dict[str, int], ranks: int) -> dict[str, int]:
+    """Parameter -> owning rank, the largest first to whoever has least."""
+    load = [0] * ranks
+    owner = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        owner[name] = load.index(min(load))
+        load[owner[name]] += sizes[name]
+    return owner

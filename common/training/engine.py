@@ -1,0 +1,139 @@
+"""The one place where a model meets DeepSpeed: typed config in, engine out.
+
+Precision, accumulation, clipping, ZeRO and sharded optimizer states are DeepSpeed's. `bf16_autocast` keeps
+float32 parameters and casts inside matrix products; `bf16` casts the parameters themselves, which suits a
+language model and would ruin a codebook.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from common.config import configclass
+from common.errors import UserError, one_line
+
+Precision = Literal["fp32", "bf16_autocast", "bf16"]
+
+
+@configclass
+class EngineConfig:
+    """How the model is spread and computed.
+
+    Args:
+        zero_stage: 0 replicates; 1 shards optimizer states; 2 gradients too; 3 parameters too.
+        offload: where sharded optimizer states (and parameters, at stage 3) rest between steps.
+        nvme_path: a fast local disk, for `offload: nvme`.
+    """
+
+    zero_stage: Literal[0, 1, 2, 3]
+    precision: Precision
+    activation_checkpointing: bool = False
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.offload == "nvme" and self.nvme_path is None:
+            raise ValueError("nvme_path: expected a folder, since offload is nvme")
+        if self.offload != "none" and self.zero_stage == 0:
+            raise ValueError("offload: needs zero_stage 1 or higher")
+
+
+@configclass
+class BatchConfig:
+    """Images per optimizer step over all ranks, and per forward pass on one rank; accumulation follows."""
+
+    global_size: int
+    micro_size: int
+
+    def __post_init__(self) -> None:
+        if self.micro_size < 1 or self.global_size < 1:
+            raise ValueError(f"global_size, micro_size: expected 1 or more, found {self.global_size}, {self.micro_size}")
+
+    def accumulation(self, world: int) -> int:
+        """Micro steps per optimizer step.
+
+        Raises:
+            ValueError: the global batch is no multiple of micro batch x ranks.
+        """
+        steps, rest = divmod(self.global_size, self.micro_size * world)
+        if rest or not steps:
+            raise ValueError(
+                f"batch.global_size: {self.global_size} is no multiple of "
+                f"batch.micro_size {self.micro_size} x {world} ranks"
+            )
+        return steps
+
+
+def deepspeed_config(engine: EngineConfig, batch: BatchConfig, world: int, max_grad_norm: float) -> dict[str, Any]:
+    """DeepSpeed's own JSON, as a dict; every value comes from ours."""
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    if engine.offload != "none":
+        target = {"device": engine.offload, "nvme_path": engine.nvme_path}
+        zero["offload_optimizer"] = target
+        if engine.zero_stage == 3:
+            zero["offload_param"] = target
+    config: dict[str, Any] = {
+        "train_batch_size": batch.global_size,
+        "train_micro_batch_size_per_gpu": batch.micro_size,
+        "gradient_accumulation_steps": batch.accumulation(world),
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31 - 1,  # our own metrics do the reporting
+    }
+    if engine.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+    if engine.precision == "bf16_autocast":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return config
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The engine's own mixed precision, for forward passes outside of it (a teacher, an evaluation)."""
+    if precision == "bf16_autocast":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def start_engine(
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    factors: Callable[[dict[str, Any]], Callable[[int], float]],
+    betas: tuple[float, float],
+    eps: float,
+    config: dict[str, Any],
+) -> Any:
+    """A DeepSpeed engine around `model` with AdamW over `groups`.
+
+    Args:
+        factors: group -> (step -> rate / peak rate); stepped by the engine once per optimizer step.
+        config: what `deepspeed_config` returned.
+    """
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [factors(group) for group in groups])
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+    return engine
+
+
+def load_engine(engine: Any, checkpoint: Path, tag: str) -> None:
+    """Weights, optimizer, schedule and step count of one engine from a checkpoint's folder.
+
+    Raises:
+        UserError: it is not there, or is that of another model or number of ranks.
+    """
+    try:
+        path, _ = engine.load_checkpoint(str(checkpoint), tag=tag)
+    except (RuntimeError, OSError, AssertionError, KeyError, ValueError) as error:
+        raise UserError(f"{checkpoint / tag}: cannot be resumed from: {one_line(error)[:300]}") from error
+    if path is None:
+        raise UserError(f"{checkpoint / tag}: not there; the checkpoint was saved by another recipe")

@@ -1,0 +1,62 @@
+"""Parameter groups and learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from common.config import configclass
+
+# By module type, never by a substring of a name: matrices decay; norms, biases, positions and scales do not.
+DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@configclass
+class AdamWConfig:
+    """AdamW as in Table 7."""
+
+    betas: tuple[float, float]
+    weight_decay: float
+    eps: float = 1e-8
+    max_grad_norm: float
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: expected two numbers in [0, 1), found {self.betas}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay: expected 0 or more, found {self.weight_decay}")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm: expected a positive number, found {self.max_grad_norm}")
+
+
+def parameter_groups(role: str, modules: Iterable[nn.Module], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups of the parameters that require a gradient: one that decays and one that does not.
+
+    Each group bears `name` (`role` or `role/no_decay`) and its peak rate `lr`.
+    """
+    decay, rest = [], []
+    for module in modules:
+        for part in module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                if parameter.requires_grad:
+                    (decay if isinstance(part, DECAYED) and name == "weight" else rest).append(parameter)
+    groups = [
+        {"name": role, "params": decay, "lr": lr, "weight_decay": weight_decay},
+        {"name": f"{role}/no_decay", "params": rest, "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def cosine_factor(peak: float, end: float, warmup: int, total: int) -> Callable[[int], float]:
+    """Step -> rate / peak: linear from 0 over `warmup` steps, then a half cosine to `end` at `total`."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return (end + (peak - end) * (1 + math.cos(math.pi * progress)) / 2) / peak
+
+    return factor

@@ -1,0 +1,77 @@
+"""A run's folder, in one layout for all three trainers.
+
+    RUN/config.yaml         the resolved recipe
+    RUN/versions.json       what it ran on
+    RUN/metrics.jsonl       one record a line: step, kind, values
+    RUN/pictures/           grids of original | reconstruction, or samples
+    RUN/tensorboard/        the same numbers for TensorBoard
+    RUN/checkpoints/        to resume from (see `checkpoint`)
+    RUN/model/              the result: a folder for `from_pretrained`
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from common.config import dump_config
+from common.errors import UserError, one_line
+from common.training import dist
+
+REPORTED = ("vqrae", "torch", "torchvision", "transformers", "deepspeed", "timm", "datasets", "peft", "accelerate")
+
+
+def open_run(folder: str, config: Any, resume: bool) -> Path:
+    """Make the run's folder and write its config and versions (rank 0).
+
+    Raises:
+        UserError: it holds a run already and `resume` is false, or it cannot be written.
+    """
+    path = Path(folder)
+    if not resume and (path / "checkpoints").is_dir():
+        raise UserError(f"{path}: holds a run already; choose another output, remove it, or set resume=true")
+    if dist.is_main():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path}: output: cannot be written: {error.strerror}") from error
+    dist.barrier()
+    return path
+
+
+def finish_run(run: Path, model: Any) -> None:
+    """Write `RUN/model` whole or not at all (rank 0); `model` has `save_pretrained`.
+
+    Raises:
+        UserError: it could not be written; the run's checkpoints are untouched.
+    """
+    if dist.is_main():
+        final, partial = run / "model", run / ".model.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            model.save_pretrained(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"{final}: could not be saved: {one_line(error)}") from error
+    dist.barrier()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in REPORTED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Evaluations by the rules of their authors; each has one shell command."""

@@ -1,0 +1,194 @@
+"""Captions in GenEval's own phrasing, with GenEval's metadata, for the scenes of the miniature world.
+
+What is notable here: a caption and its metadata are made together, `holds` judges the metadata by GenEval's
+rules on the ground truth, and a stratified share of all possible prompts is held out: no training caption
+repeats one of them. Rules: djghosh13/geneval, `evaluation/evaluate_images.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from scenes import COLORS, SHAPES, SPLITS, Scene, Thing
+
+Metadata = dict[str, Any]
+Box = tuple[float, float, float, float]
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+RELATIONS = ("left of", "right of", "above", "below")
+
+# Prompts held out in each group: one group for each shape (the first named), number or relation.
+HELD_OUT_PER_GROUP = {
+    "single_object": 2,  # one group: 2 of 4 prompts
+    "two_object": 1,  # of 3, for each first shape
+    "counting": 1,  # of 4, for each number
+    "colors": 2,  # of 10, for each shape
+    "position": 3,  # of 12, for each relation
+    "color_attr": 6,  # of 270, for each first shape
+}
+
+
+def a(noun: str) -> str:
+    """The noun with its article: `a circle`, `an orange circle`."""
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def plural(shape: str) -> str:
+    return shape + ("es" if shape.endswith("s") else "s")
+
+
+def relations(first: Box, second: Box) -> set[str]:
+    """GenEval's spatial relations of `first` to `second`, boxes (x0, y0, x1, y1): at most two, perhaps none."""
+    box_a, box_b = np.asarray(first, float), np.asarray(second, float)
+    offset = (box_a[:2] + box_a[2:] - box_b[:2] - box_b[2:]) / 2
+    extent = np.abs(box_a[2:] - box_a[:2]) + np.abs(box_b[2:] - box_b[:2])
+    moved = np.maximum(np.abs(offset) - 0.1 * extent, 0) * np.sign(offset)
+    if np.all(np.abs(moved) < 1e-3):
+        return set()
+    dx, dy = moved / np.linalg.norm(offset)
+    verdicts = zip(("left of", "right of", "above", "below"), (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5))
+    return {relation for relation, true in verdicts if true}
+
+
+def single_object(shape: str) -> Metadata:
+    return _metadata("single_object", [{"class": shape, "count": 1}], a(shape))
+
+
+def two_object(first: str, second: str) -> Metadata:
+    include = [{"class": first, "count": 1}, {"class": second, "count": 1}]
+    return _metadata("two_object", include, f"{a(first)} and {a(second)}")
+
+
+def counting(shape: str, count: int) -> Metadata:
+    """Exactly `count`: at least that many, and not one more."""
+    text = f"{NUMBERS[count]} {plural(shape)}"
+    exclude = [{"class": shape, "count": count + 1}]
+    return _metadata("counting", [{"class": shape, "count": count}], text, exclude)
+
+
+def colors(shape: str, color: str) -> Metadata:
+    return _metadata("colors", [{"class": shape, "count": 1, "color": color}], a(f"{color} {shape}"))
+
+
+def position(shape: str, relation: str, target: str) -> Metadata:
+    """GenEval lists the target first; the placed object refers to it by its index, 0."""
+    include = [{"class": target, "count": 1}, {"class": shape, "count": 1, "position": [relation, 0]}]
+    return _metadata("position", include, f"{a(shape)} {relation} {a(target)}")
+
+
+def color_attr(first: tuple[str, str], second: tuple[str, str]) -> Metadata:
+    """`first` and `second` are (shape, color)."""
+    include = [{"class": shape, "count": 1, "color": color} for shape, color in (first, second)]
+    text = " and ".join(a(f"{color} {shape}") for shape, color in (first, second))
+    return _metadata("color_attr", include, text)
+
+
+def _metadata(tag: str, include: list[Metadata], text: str, exclude: list[Metadata] | None = None) -> Metadata:
+    extra = {"exclude": exclude} if exclude else {}
+    return {"tag": tag, "include": include, **extra, "prompt": f"a photo of {text}"}
+
+
+def holds(metadata: Metadata, things: Sequence[Thing]) -> bool:
+    """Whether GenEval's rules accept a picture of exactly `things`, whichever of a class is found first.
+
+    GenEval looks at the `count` most certain detections of a class. Ground truth has no scores, so every object
+    of the class must have the colour and keep the relation: what holds here, holds for any order.
+    """
+    groups: list[list[Thing]] = []
+    for wanted in metadata["include"]:
+        group = [thing for thing in things if thing.shape == wanted["class"]]
+        if len(group) < wanted["count"]:
+            return False
+        if "color" in wanted and any(thing.color != wanted["color"] for thing in group):
+            return False
+        if "position" in wanted:
+            relation, target = wanted["position"]
+            if not all(relation in relations(x.box, y.box) for x in group for y in groups[target]):
+                return False
+        groups.append(group)
+    return all(
+        sum(thing.shape == unwanted["class"] for thing in things) < unwanted["count"]
+        for unwanted in metadata.get("exclude", ())
+    )
+
+
+def all_prompts() -> Iterator[tuple[str, Metadata]]:
+    """Every prompt the world can ask, with the group it is held out from."""
+    for shape in SHAPES:
+        yield "single_object", single_object(shape)
+        yield from ((f"counting {count}", counting(shape, count)) for count in NUMBERS)
+        yield from ((f"colors {shape}", colors(shape, color)) for color in COLORS)
+    for first, second in permutations(SHAPES, 2):
+        yield f"two_object {first}", two_object(first, second)
+        yield from ((f"position {relation}", position(first, relation, second)) for relation in RELATIONS)
+        for pair in permutations(COLORS, 2):
+            yield f"color_attr {first}", color_attr((first, pair[0]), (second, pair[1]))
+
+
+@cache
+def held_out(seed: int) -> tuple[Metadata, ...]:
+    """The prompts of `seed` that no training caption may repeat, in the order of `TAGS`."""
+    groups: dict[str, list[Metadata]] = defaultdict(list)
+    for group, metadata in all_prompts():
+        groups[group].append(metadata)
+    rng = np.random.default_rng([seed, len(SPLITS)])
+    chosen = [
+        prompts[i]
+        for prompts in groups.values()
+        for i in rng.permutation(len(prompts))[: HELD_OUT_PER_GROUP[prompts[0]["tag"]]]
+    ]
+    return tuple(sorted(chosen, key=lambda metadata: TAGS.index(metadata["tag"])))
+
+
+def captions(scene: Scene) -> list[Metadata]:
+    """Every GenEval prompt that is true of the scene and names all that is in it; none for mixed scenes."""
+    things, (first, *rest) = scene.things, scene.things
+    if scene.kind == "single":
+        return [single_object(first.shape), colors(first.shape, first.color)]
+    if scene.kind == "same":
+        return [counting(first.shape, len(things))]
+    if scene.kind != "pair":
+        return []
+    found = []
+    for x, y in ((first, rest[0]), (rest[0], first)):
+        found += [two_object(x.shape, y.shape), color_attr((x.shape, x.color), (y.shape, y.color))]
+        found += [position(x.shape, relation, y.shape) for relation in sorted(relations(x.box, y.box))]
+    return found
+
+
+def choose_caption(found: Iterable[Metadata], rng: np.random.Generator) -> Metadata | None:
+    """One caption: a tag drawn evenly among those found, then a caption of that tag; None if none was found."""
+    by_tag: dict[str, list[Metadata]] = defaultdict(list)
+    for metadata in found:
+        by_tag[metadata["tag"]].append(metadata)
+    if not by_tag:
+        return None
+    options = by_tag[sorted(by_tag)[int(rng.integers(len(by_tag)))]]
+    return options[int(rng.integers(len(options)))]
+
+
+def place(thing: Thing, side: int) -> str:
+    """Where an object is, in words: one of nine fields of the picture."""
+    column, row = (min(2, int(3 * center / side)) for center in thing.center)
+    words = " ".join(filter(None, (("top", "", "bottom")[row], ("left", "", "right")[column])))
+    return f"at the {words}" if words else "in the center"
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> str:
+    """All there is to say: every object's size, colour, shape and place, in random order."""
+    names = {thing: a(f"{_size_word(thing, scene.size)}{thing.color} {thing.shape}") for thing in scene.things}
+    parts = [f"{names[thing]} {place(thing, scene.size)}" for thing in scene.things]
+    parts = [parts[i] for i in rng.permutation(len(parts))]
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"a photo of {listed}"
+
+
+def _size_word(thing: Thing, side: int) -> str:
+    share = thing.size / side
+    return "large " if share > 0.36 else "small " if share < 0.3 else ""

@@ -1,0 +1,159 @@
+"""Write a miniature world to a folder, in the formats that real data uses.
+
+    python scripts/demo/make_world.py --out runs/demo/world
+
+    train/000000.png ...     images, as is `val/`
+    captions.jsonl           {"image", "caption", "tag", "description"} for each training image
+    scenes.jsonl             exact ground truth: objects, boxes, background, and every true caption
+    questions.json           LLaVA conversations about training images
+    val_captions.jsonl, val_scenes.jsonl, val_questions.json      the same for `val/`
+    shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
+    prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
+    contact_sheet.png        a few training images with their captions
+    world.json               how it was made
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from captions import Metadata, captions, choose_caption, describe, held_out
+from PIL import Image, ImageDraw
+from questions import conversations
+from scenes import SPLITS, Scene, make_scene, render
+from tqdm import tqdm
+
+from common.errors import UserError, run_cli
+
+SHARD_LENGTH = 1000  # images in a shard
+
+
+def annotate(index: int, *, seed: int, split: str, size: int) -> tuple[Scene, dict[str, Any]]:
+    """Scene `index` with what is written about it: a pure function of its arguments.
+
+    The record is the ground truth with `caption`, `tag` (one of GenEval's six, or `description`), `description`,
+    and `captions`, all true GenEval captions as {"tag", "caption"}. Training captions leave out held-out prompts;
+    a scene without any other is captioned by its description.
+    """
+    scene = make_scene(index, seed=seed, split=split, size=size)
+    rng = np.random.default_rng([seed, SPLITS[split], index, 1])
+    barred = {metadata["prompt"] for metadata in held_out(seed)} if split == "train" else set()
+    true: list[Metadata] = [metadata for metadata in captions(scene) if metadata["prompt"] not in barred]
+    description = describe(scene, rng)
+    chosen = choose_caption(true, rng) or {"tag": "description", "prompt": description}
+    record = {
+        "caption": chosen["prompt"],
+        "tag": chosen["tag"],
+        "description": description,
+        "captions": [{"tag": metadata["tag"], "caption": metadata["prompt"]} for metadata in true],
+        **scene.as_dict(),
+    }
+    return scene, record
+
+
+def write_split(out: Path, split: str, count: int, *, seed: int, size: int) -> list[dict[str, Any]]:
+    """Write a split's images, captions, ground truth and questions; the records, each with its `image`."""
+    folder = out / split
+    folder.mkdir()
+    scenes, records = [], []
+    for index in tqdm(range(count), desc=f"scenes, {split}", unit="scene"):
+        scene, record = annotate(index, seed=seed, split=split, size=size)
+        record = {"image": f"{split}/{index:06d}.png", **record}
+        Image.fromarray(render(scene)).save(out / record["image"], compress_level=1)
+        scenes.append(scene)
+        records.append(record)
+    prefix = "" if split == "train" else f"{split}_"
+    keys = ("image", "caption", "tag", "description")
+    write_jsonl(out / f"{prefix}captions.jsonl", ({key: record[key] for key in keys} for record in records))
+    write_jsonl(out / f"{prefix}scenes.jsonl", records)
+    talk = conversations([record["image"] for record in records], scenes, seed=seed)
+    (out / f"{prefix}questions.json").write_text(json.dumps(talk))
+    return records
+
+
+def write_jsonl(path: Path, records: Any) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_shards(out: Path, records: list[dict[str, Any]]) -> None:
+    """The images again as WebDataset shards; a sample's JSON is its whole record."""
+    (out / "shards").mkdir()
+    starts = range(0, len(records), SHARD_LENGTH)
+    for number, start in enumerate(tqdm(starts, desc="shards", unit="shard")):
+        with tarfile.open(out / "shards" / f"{number:06d}.tar", "w") as shard:
+            for record in records[start : start + SHARD_LENGTH]:
+                name = Path(record["image"]).stem
+                for suffix, content in (
+                    ("png", (out / record["image"]).read_bytes()),
+                    ("json", json.dumps(record).encode()),
+                ):
+                    member = tarfile.TarInfo(f"{name}.{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+
+
+def write_contact_sheet(out: Path, records: list[dict[str, Any]], columns: int = 6, rows: int = 5) -> None:
+    """The first images, enlarged without smoothing, each above its caption."""
+    side, text = 192, 44
+    sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + text + 8) + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, record in enumerate(records[: columns * rows]):
+        x = 8 + number % columns * (side + 8)
+        y = 8 + number // columns * (side + text + 8)
+        with Image.open(out / record["image"]) as image:
+            sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        draw.multiline_text((x, y + side + 2), "\n".join(_wrap(record["caption"], 31)[:3]), fill="black")
+    sheet.save(out / "contact_sheet.png")
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def read_scenes(path: Path) -> Iterator[tuple[str, Scene]]:
+    """(image, scene) for each line of a `scenes.jsonl`."""
+    with path.open() as lines:
+        for line in lines:
+            record = json.loads(line)
+            yield record["image"], Scene.from_dict(record)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
+    parser.add_argument("--scenes", type=int, default=10_000, help="training scenes (default 10000)")
+    parser.add_argument("--held-out", type=int, default=500, help="validation scenes (default 500)")
+    parser.add_argument("--seed", type=int, default=0, help="the world's seed (default 0)")
+    parser.add_argument("--size", type=int, default=32, help="side of an image in px, 32 to 64 (default 32)")
+    options = parser.parse_args()
+    if options.scenes < 1 or options.held_out < 1:
+        raise UserError("--scenes and --held-out: expected at least 1")
+    if not 32 <= options.size <= 64:
+        raise UserError(f"--size: expected 32 to 64, got {options.size}")
+    if options.out.exists() and any(options.out.iterdir()):
+        raise UserError(f"--out: {options.out} is not empty")
+    options.out.mkdir(parents=True, exist_ok=True)
+    same = {"seed": options.seed, "size": options.size}
+    records = write_split(options.out, "train", options.scenes, **same)
+    write_split(options.out, "val", options.held_out, **same)
+    write_shards(options.out, records)
+    write_jsonl(options.out / "prompts.jsonl", held_out(options.seed))
+    write_contact_sheet(options.out, records)
+    made = {**same, "train": options.scenes, "val": options.held_out}
+    (options.out / "world.json").write_text(json.dumps(made) + "\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)

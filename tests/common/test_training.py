@@ -1,0 +1,152 @@
+"""Optimizer groups, schedules, averages, checkpoints, metrics: each against a plain statement of its rule."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.training.checkpoint import Checkpoints, read_state
+from common.training.code_usage import CodeUsage
+from common.training.ema import ShardedEMA, _share_out
+from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
+from common.training.metrics import LoggingConfig, NonFiniteLoss, Reporter, Terms
+from common.training.optim import cosine_factor, parameter_groups
+
+
+def test_only_matrices_decay_and_frozen_parameters_stay_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Embedding(5, 4), nn.Conv2d(3, 2, 1))
+    model.positions = nn.Parameter(torch.zeros(7))
+    model[3].bias.requires_grad_(False)
+    decay, rest = parameter_groups("decoder", [model], lr=0.1, weight_decay=0.5)
+    assert decay["name"] == "decoder" and {id(p) for p in decay["params"]} == {
+        id(model[0].weight),
+        id(model[3].weight),
+    }
+    others = {
+        id(p) for p in (model[0].bias, model[1].weight, model[1].bias, model[2].weight, model.positions)
+    }
+    assert rest["weight_decay"] == 0 and {id(p) for p in rest["params"]} == others
+
+
+def test_the_cosine_meets_its_ends() -> None:
+    factor = cosine_factor(peak=4e-4, end=1e-4, warmup=10, total=110)
+    assert factor(0) == 0 and factor(5) == 0.5 and factor(10) == 1
+    assert math.isclose(4e-4 * factor(60), 2.5e-4) and math.isclose(4e-4 * factor(110), 1e-4) == math.isclose(
+        4e-4 * factor(500), 1e-4
+    )
+
+
+def test_accumulation_follows_from_the_batch_and_indivisible_is_refused() -> None:
+    batch = BatchConfig(global_size=1024, micro_size=32)
+    assert [batch.accumulation(world) for world in (1, 8, 32)] == [32, 4, 1]
+    for world in (3, 64):
+        with pytest.raises(ValueError, match="batch.global_size: 1024 is no multiple"):
+            batch.accumulation(world)
+
+
+def test_deepspeed_is_told_what_the_recipe_says() -> None:
+    engine = EngineConfig(zero_stage=3, precision="bf16", offload="nvme", nvme_path="fast")
+    config = deepspeed_config(engine, BatchConfig(global_size=64, micro_size=2), world=8, max_grad_norm=0.5)
+    assert (
+        config["train_batch_size"],
+        config["gradient_accumulation_steps"],
+        config["gradient_clipping"],
+    ) == (64, 4, 0.5)
+    assert config["bf16"] == {"enabled": True} and "torch_autocast" not in config
+    assert config["zero_optimization"]["offload_param"] == {"device": "nvme", "nvme_path": "fast"}
+
+
+def test_the_average_follows_its_formula_and_leaves_the_model_as_it_was() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    ema, expected = ShardedEMA(model), model.weight.detach().clone()
+    for step in range(5):
+        model.weight.data.normal_()
+        ema.update()
+        decay = min(0.999, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    own = model.weight.detach().clone()
+    with ema.applied():
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert torch.equal(model.weight.detach(), own)
+    resumed = ShardedEMA(model)
+    resumed.load_state_dict(ema.state_dict())
+    with resumed.applied():
+        torch.testing.assert_close(model.weight.detach(), expected)
+    assert resumed.updates == 5
+
+
+def test_parameters_are_shared_out_evenly() -> None:
+    sizes = {f"p{i}": 10 + i for i in range(20)}
+    owner = _share_out(sizes, 3)
+    loads = [sum(size for name, size in sizes.items() if owner[name] == rank) for rank in range(3)]
+    assert set(owner) == set(sizes) and max(loads) - min(loads) <= max(sizes.values())
+
+
+def test_checkpoints_are_rotated_and_latest_is_whole(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.latest() is None
+    for step in (1, 2, 3):
+        path = checkpoints.save(step, lambda folder: (folder / "weights").write_text("whole"), {"step": step})
+        assert checkpoints.latest() == path and read_state(path, 0)["step"] == step
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "latest",
+        "step_00000002",
+        "step_00000003",
+    ]
+    with pytest.raises(UserError, match="saved by 1 ranks"):
+        read_state(path, 1)
+
+
+def test_a_failed_save_keeps_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    whole = checkpoints.save(1, lambda folder: None, {"step": 1})
+
+    def full_disk(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        UserError, match=r"No space left on device.*the last whole checkpoint is .*step_00000001"
+    ):
+        checkpoints.save(2, full_disk, {"step": 2})
+    assert checkpoints.latest() == whole and read_state(whole, 0)["step"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_00000001"]
+
+
+def test_terms_are_means_and_a_bad_one_is_named() -> None:
+    terms = Terms(torch.device("cpu"))
+    for step, value in enumerate((1.0, 2.0, 6.0)):
+        terms.add(step, l2=torch.tensor(value))
+    terms.check_finite()
+    assert terms.take() == {"l2": 3.0} and terms.take() == {}
+    terms.add(7, l2=torch.tensor(1.0), quant=torch.tensor(float("nan")))
+    terms.add(8, l2=torch.tensor(float("inf")), quant=torch.tensor(1.0))
+    with pytest.raises(NonFiniteLoss, match="loss term quant: not finite at step 7 on rank 0"):
+        terms.check_finite()
+
+
+def test_usage_over_a_whole_set() -> None:
+    usage = CodeUsage(8)
+    for codes in ([[0, 0], [1, 1]], [[2, 2], [3, 3]]):
+        usage.update(torch.tensor([codes]))
+    found = usage.compute()
+    assert found["usage"] == 0.5 and math.isclose(found["perplexity"], 4.0) and found["dead_codes"] == 4
+    assert usage.take()["usage"] == 0.5 and usage.compute()["usage"] == 0
+
+
+def test_metrics_past_the_resumed_step_are_dropped(tmp_path: Path) -> None:
+    config = LoggingConfig(log_every=1, picture_every=1, evaluate_every=1, writers=())
+    for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        reporter = Reporter(tmp_path, config, 4, start)
+        for step in steps:
+            reporter.line(step, {"loss": float(step + 10 * start)})
+        reporter.close("done")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 23), (4, 24)]

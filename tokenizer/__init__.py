@@ -1,0 +1,1 @@
+"""The tokenizer's own room: what trains and measures VQRAE."""

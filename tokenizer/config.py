@@ -1,0 +1,192 @@
+"""The tokenizer's recipe: one typed tree from which a run follows.
+
+The two stages of the paper differ in these fields only: `model.freeze_encoder`, `init_from`, the rates, and the
+weights of the discriminator and of the distillation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from common.config import configclass
+from common.data.config import DataConfig
+from common.models.quantizer import Gradient
+from common.training.engine import BatchConfig, EngineConfig
+from common.training.metrics import LoggingConfig
+from common.training.optim import AdamWConfig
+from tokenizer.discriminator import DiscriminatorConfig
+from tokenizer.perceptual import PerceptualConfig
+
+Start = Literal["kmeans", "sample", "normal"]
+
+
+@configclass
+class EncoderConfig:
+    """The pretrained vision encoder.
+
+    Args:
+        source: hub id or local folder; null builds it with random weights.
+        architecture: config fields of the encoder, `model_type` among them. Checked against `source`, so that dry
+            runs and estimates need no network.
+    """
+
+    source: str | None
+    architecture: dict[str, int | float | str | bool]
+
+    def __post_init__(self) -> None:
+        needed = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+        missing = [key for key in needed if key not in self.architecture]
+        if missing:
+            raise ValueError(f"architecture: expected {', '.join(missing)} to be stated")
+
+
+@configclass
+class CodebookStartConfig:
+    """Where statistics and first codes come from (`tokenizer/codebook_start.py`); used when `init_from` is null.
+
+    Args:
+        images: training images over all ranks whose features are measured.
+        tokens_per_code: tokens sampled from them for each code, at most.
+    """
+
+    method: Start
+    images: int
+    tokens_per_code: int = 32
+
+
+@configclass
+class ModelConfig:
+    """The shape of VQRAE (section 3 of the paper, Table 7)."""
+
+    encoder: EncoderConfig
+    freeze_encoder: bool
+    codebook_size: int
+    codebook_dim: int
+    output_patch_size: int
+    codebook_start: CodebookStartConfig
+    gradient: Gradient = "straight_through"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    quantize: bool = True
+    """False trains the continuous autoencoder, the upper bound of what codes can reach."""
+
+    def __post_init__(self) -> None:
+        width = self.encoder.architecture["hidden_size"]
+        if self.codebook_dim < int(width):
+            raise ValueError(f"codebook_dim: expected at least the encoder's width {width}, found {self.codebook_dim}")
+
+
+@configclass
+class LossConfig:
+    """Weights of the terms; every squared term is a mean over all elements, pixels in [0, 1]."""
+
+    reconstruction: float = 1.0
+    codebook: float = 1.0
+    commitment: float = 0.25
+    perceptual: float
+    perceptual_model: PerceptualConfig
+    distillation: float
+    """Self-distillation towards the encoder that the run started from; 0 loads no teacher."""
+    discriminator: float
+    """0 builds no discriminator."""
+    discriminator_model: DiscriminatorConfig | None = None
+    discriminator_start: int | None = None
+    """The step from which the generator feels the discriminator."""
+    discriminator_update_start: int | None = None
+    """The step from which the discriminator learns; by default the same one. Earlier spares the generator an
+    untrained opponent."""
+    lecam: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name in ("reconstruction", "codebook", "commitment", "perceptual", "distillation", "discriminator", "lecam"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.discriminator and (self.discriminator_model is None or self.discriminator_start is None):
+            raise ValueError("discriminator_model, discriminator_start: expected both, since discriminator is not 0")
+        if self.first_discriminator_update > (self.discriminator_start or 0):
+            raise ValueError("discriminator_update_start: expected no later than discriminator_start")
+
+    @property
+    def first_discriminator_update(self) -> int:
+        """The step of the discriminator's first update."""
+        start = self.discriminator_start or 0
+        return start if self.discriminator_update_start is None else self.discriminator_update_start
+
+
+@configclass
+class OptimizerConfig:
+    """Peak rates by role; everything that is neither encoder nor discriminator learns with `decoder_lr`."""
+
+    encoder_lr: float | None
+    decoder_lr: float
+    discriminator_lr: float | None
+    end_lr: float
+    warmup_steps: int
+    adamw: AdamWConfig
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_lr", "decoder_lr", "discriminator_lr"):
+            rate = getattr(self, name)
+            if rate is not None and rate <= 0:
+                raise ValueError(f"{name}: expected a positive number, found {rate}")
+        if self.end_lr < 0:
+            raise ValueError(f"end_lr: expected 0 or more, found {self.end_lr}")
+
+
+@configclass
+class EvaluationConfig:
+    """The held-out set: its images are centre-cropped and each is measured once.
+
+    Args:
+        images: a folder of images; null evaluates nothing.
+        limit: the first so many images of it.
+    """
+
+    images: str | None
+    limit: int = 512
+
+
+@configclass
+class CheckpointConfig:
+    """Steps between checkpoints and how many of the newest stay."""
+
+    save_every: int
+    keep: int = 2
+
+
+@configclass
+class TokenizerConfig:
+    """One stage of tokenizer training."""
+
+    output: str
+    """The run's folder; see `common/training/run.py` for its layout."""
+    seed: int
+    init_from: str | None
+    """A VQRAE folder (`RUN/model` of the stage before) to start from, loaded strictly; the teacher of the
+    self-distillation is its encoder. Null starts from the pretrained encoder."""
+    steps: int
+    resume: bool = True
+    ema: bool
+    model: ModelConfig
+    data: DataConfig
+    batch: BatchConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    engine: EngineConfig
+    logging: LoggingConfig
+    checkpoint: CheckpointConfig
+    evaluation: EvaluationConfig
+
+    def __post_init__(self) -> None:
+        if not self.model.freeze_encoder and self.optimizer.encoder_lr is None:
+            raise ValueError("optimizer.encoder_lr: expected a rate, since model.freeze_encoder is false")
+        if self.loss.discriminator and self.optimizer.discriminator_lr is None:
+            raise ValueError("optimizer.discriminator_lr: expected a rate, since loss.discriminator is not 0")
+        if self.engine.precision == "bf16":
+            raise ValueError("engine.precision: the codebook needs float32 parameters; choose bf16_autocast or fp32")
+        if self.engine.zero_stage == 3:
+            raise ValueError("engine.zero_stage: the tokenizer supports 0, 1 and 2 (its moving average reads whole weights)")
+        if self.steps < 1:
+            raise ValueError(f"steps: expected 1 or more, found {self.steps}")
+        image, patch = self.data.image_size, self.model.output_patch_size
+        if image % patch:
+            raise ValueError(f"data.image_size: expected a multiple of model.output_patch_size {patch}, found {image}")

@@ -1,0 +1,88 @@
+"""A trained VQRAE at work: load it, choose a device, and put pictures of any size through it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from common.errors import UserError, one_line
+from common.models.encoder_loading import resolve_folder
+from common.models.vision_encoder import Grid
+from common.models.vqrae import VQRAE
+
+
+def start_process(requested: str) -> torch.device:
+    """This process' device; joins the group that `torchrun` announces in the environment, if any."""
+    name = requested if requested != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            device = torch.device("cuda", local if device.index is None else device.index)
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def load_model(source: str, device: torch.device | str = "cpu") -> tuple[VQRAE, Path]:
+    """The VQRAE at `source` in float32 for inference, and the folder its weights stand in.
+
+    `source` is a VQRAE's folder, a hub id, or a generator's folder, whose VQRAE is in `vqrae/`.
+
+    Raises:
+        UserError: no checkpoint there, one of another kind, or weights that do not fit its config.
+    """
+    folder = resolve_folder(source)
+    folder = folder / "vqrae" if (folder / "vqrae" / "config.json").is_file() else folder
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / 'config.json'}: not a VQRAE checkpoint: {one_line(error)}") from error
+    if kind != "vqrae":
+        raise UserError(f"{folder / 'config.json'}: model_type: expected 'vqrae', found {kind!r}")
+    try:
+        model, info = VQRAE.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # the library raises many kinds for damaged files and misfits
+        raise UserError(f"{folder}: cannot be loaded as a VQRAE: {one_line(error)[:300]}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(problem):
+            raise UserError(
+                f"{folder}: weights do not fit config.json: {problem}: {sorted(info[problem])[0]}"
+            )
+    return model.float().eval().requires_grad_(False).to(device), folder
+
+
+def reconstruct(model: VQRAE, pixels: Tensor, grid: Grid | None = None) -> tuple[Tensor, Tensor]:
+    """Encode, quantize and decode pictures of any size.
+
+    Args:
+        pixels: (B, 3, H, W) in [0, 1].
+        grid: (h, w) tokens; default the model's training grid.
+
+    Returns:
+        The reconstruction (B, 3, H, W) in [0, 1] and its codes (B, h, w). The picture is resized once, to the
+        encoder's h p x w p, and the decoder's h q x w q once, back to H x W (bicubic, antialiased); not at
+        all where sizes agree.
+    """
+    h, w = grid or model.config.grid
+    patch = model.encoder.patch_size
+    with torch.inference_mode():
+        features = model.encoder(_resized(pixels, (h * patch, w * patch)))
+        codes = model.quantizer(features).codes.unflatten(1, (h, w))
+        return _resized(model.decode(codes), (pixels.shape[-2], pixels.shape[-1])), codes
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(pixels.shape[-2:]) == tuple(size):
+        return pixels
+    return interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)

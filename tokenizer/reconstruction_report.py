@@ -1,0 +1,161 @@
+"""What an evaluation leaves behind: results.json, per_image.jsonl, two picture grids, and a printed table."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.errors import UserError
+from common.training import dist
+from tokenizer.held_out import pairs_grid
+
+SHOWN = 8
+PACKAGES = (
+    "vqrae",
+    "torch",
+    "torchvision",
+    "transformers",
+    "torchmetrics",
+    "torch-fidelity",
+    "lpips",
+    "pillow",
+)
+
+
+@dataclass(order=True)
+class Example:
+    """One picture to show; ordered so that a heap's smallest is the best reconstructed, then the last."""
+
+    sort_key: tuple[float, int]
+    index: int = field(compare=False)
+    psnr: float = field(compare=False)
+    original: Tensor = field(compare=False)  # uint8 (3, H, W)
+    rebuilt: Tensor = field(compare=False)
+
+
+class Examples:
+    """Keeps the first pictures of a set and those of lowest PSNR, in constant memory."""
+
+    def __init__(self, count: int = SHOWN) -> None:
+        self.count = count
+        self.first: list[Example] = []
+        self._worst: list[Example] = []
+
+    def add(self, index: int, psnr: float, original: Tensor, rebuilt: Tensor) -> None:
+        """`index` is the picture's place in the whole set; pictures are uint8 (3, H, W) on the CPU."""
+        self.add_example(Example((-psnr, -index), index, psnr, original, rebuilt))
+
+    def add_example(self, example: Example) -> None:
+        self.first = sorted([*self.first, example], key=lambda kept: kept.index)[: self.count]
+        heapq.heappush(self._worst, example)
+        if len(self._worst) > self.count:
+            heapq.heappop(self._worst)
+
+    @property
+    def worst(self) -> list[Example]:
+        """Lowest PSNR first."""
+        return sorted(self._worst, reverse=True)
+
+
+def gather(rows: list[dict[str, Any]], examples: Examples) -> tuple[list[dict[str, Any]], Examples]:
+    """All ranks' rows in the order of the set, and the examples among all; every rank calls it."""
+    everything = dist.gather_objects((rows, examples))
+    merged = Examples(examples.count)
+    seen: set[int] = set()
+    for _, part in everything:
+        for example in {kept.index: kept for kept in (*part.first, *part.worst)}.values():
+            if example.index not in seen:
+                seen.add(example.index)
+                merged.add_example(example)
+    return sorted((row for part, _ in everything for row in part), key=lambda row: row["index"]), merged
+
+
+def write(folder: Path, results: dict[str, Any], rows: Sequence[dict[str, Any]], examples: Examples) -> None:
+    """The four files into `folder`, which is made if absent.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "per_image.jsonl").write_text(lines, encoding="utf-8")
+        pairs(examples.first).save(folder / "reconstructions.png")
+        pairs(examples.worst).save(folder / "worst.png")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the results: {error.strerror or error}") from error
+
+
+def pairs(examples: Sequence[Example]) -> Image.Image:
+    """Original | reconstruction of each, two pairs a row."""
+    originals = torch.stack([example.original for example in examples])
+    rebuilt = torch.stack([example.rebuilt for example in examples])
+    return pairs_grid(originals, rebuilt, pairs_per_row=2)
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of the checkpoint's safetensors file; if sharded, of all of them joined in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the scores depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def print_table(results: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = {
+        "images": ("images", "{:d}"),
+        "psnr": ("PSNR, dB", "{:.2f}"),
+        "ssim": ("SSIM", "{:.4f}"),
+        "ssim_data_range_2": ("SSIM, data range 2 (too high)", "{:.4f}"),
+        "lpips": ("LPIPS (VGG)", "{:.4f}"),
+        "rfid": ("rFID", "{:.3f}"),
+        "usage": ("codebook usage", "{:.2%}"),
+        "perplexity": ("codebook perplexity", "{:.1f}"),
+        "dead_codes": ("dead codes", "{:.0f}"),
+        "tokens_per_code": ("tokens per code", "{:.1f}"),
+    }
+    protocol = results["protocol"]
+    table = Table(
+        title=f"{results['model']['source']}, {protocol['name']} {protocol['size']} px", title_justify="left"
+    )
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for key, value in results["scores"].items():
+        label, form = names.get(key, (key, "{}"))
+        table.add_row(label, form.format(value))
+    console = Console()
+    console.print(table)
+    if "rfid" in results["scores"] and results["scores"]["images"] < 50_000:
+        console.print(
+            "rFID falls with the number of images: compare it only at equal numbers (published: 50,000)."
+        )
+    if results["partial"]:
+        console.print("Partial: --limit left pictures out.")
+    console.print(f"written to {folder}")

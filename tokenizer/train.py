@@ -1,0 +1,170 @@
+"""Train VQRAE, one stage per recipe.
+
+    deepspeed tokenizer/train.py --config tokenizer/recipes/siglip2_so400m_256_stage1.yaml
+    python tokenizer/train.py --config tokenizer/recipes/demo_stage1.yaml steps=100
+
+Two engines run side by side: the generator (encoder, quantizer, decoder) and, where the recipe has one, the
+discriminator. The stages of the paper differ by fields of the recipe only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError, run_cli
+from common.training.command import parse_arguments
+
+if TYPE_CHECKING:
+    from tokenizer.config import TokenizerConfig
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "siglip2_so400m_256_stage1.yaml"
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "", DEFAULT_RECIPE)
+
+    from common.config import dump_config, load_config
+    from tokenizer.config import TokenizerConfig
+
+    config = load_config(TokenizerConfig, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump_config(config), end="")
+    elif arguments.dry_run:
+        from tokenizer.dry_run import plan
+
+        print(plan(config, arguments.gpus))
+    else:
+        train(config)
+
+
+def train(config: TokenizerConfig) -> None:
+    """One stage, from its latest checkpoint if it has one.
+
+    Raises:
+        UserError: the recipe does not fit the machine or the data, a loss is not finite, or nothing can be saved.
+    """
+    import torch
+
+    from common.data.images import to_float
+    from common.data.stream import training_loader
+    from common.training import dist
+    from common.training.checkpoint import Checkpoints
+    from common.training.code_usage import CodeUsage
+    from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
+    from common.training.run import finish_run, open_run
+    from tokenizer import assemble
+    from tokenizer.codebook_start import start_from_data
+    from tokenizer.held_out import evaluate, first_images, reconstruction_grid
+    from tokenizer.objective import GeneratorObjective, discriminator_objective
+    from tokenizer.perceptual import build_perceptual
+    from tokenizer.training_state import TrainingState
+
+    # --- The process group, the run's folder, and the models
+    device = dist.start()
+    torch.manual_seed(config.seed)  # the same weights on every rank
+    try:
+        accumulation = config.batch.accumulation(dist.world())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    run = open_run(config.output, config, config.resume)
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    latest = checkpoints.latest()
+
+    model = assemble.assemble_model(config).to(device)
+    teacher = assemble.assemble_teacher(model, config)
+    critic = assemble.assemble_discriminator(config)
+    perceptual = build_perceptual(config.loss.perceptual_model, device) if config.loss.perceptual else None
+    if latest is None and config.init_from is None and config.model.quantize:
+        start_from_data(model, config, device)
+
+    # --- The engines; then back to where a former run was
+    state = TrainingState(config, model, critic)
+    generator, discriminator = state.generator, state.discriminator
+    start = state.load(latest) if latest else 0
+    objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
+    position = start * config.batch.global_size
+    batches = iter(
+        training_loader(config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, position)
+    )
+
+    reporter = Reporter(run, config.logging, config.steps, start)
+    if latest is not None:
+        reporter.say(f"{run}: resuming from step {start}")
+    terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(start)
+    shown = first_images(config, device)
+
+    for step in range(start + 1, config.steps + 1):
+        # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
+        critic_learns = discriminator is not None and step > config.loss.first_discriminator_update
+        critic_is_felt = discriminator is not None and step > (config.loss.discriminator_start or 0)
+
+        for _ in range(accumulation):
+            with watch.waiting():
+                batch = next(batches)
+            state.corrupt.add(batch["skipped"], len(batch["key"]))
+            pixels = to_float(batch["pixels"].to(device, non_blocking=True))
+
+            # --- The generator: reconstruct, quantize, stay near the teacher, convince the discriminator
+            output = generator(pixels, quantize=config.model.quantize)
+            reconstruction = output.reconstruction.float()
+            fake = None
+            if critic_is_felt:
+                critic.requires_grad_(False)  # the gradient passes through it and leaves nothing in it
+                fake = discriminator(reconstruction).float()
+            loss, values = objective(output, pixels, fake)
+            generator.backward(loss)
+            generator.step()
+            terms.add(step, **values)
+            if output.codes is not None:
+                usage.update(output.codes)
+
+            # --- The discriminator: tell pictures from reconstructions
+            if critic_learns:
+                critic.requires_grad_(True)
+                logits = discriminator(torch.cat([pixels, reconstruction.detach()])).float()
+                loss, values = discriminator_objective(*logits.chunk(2), state.lecam, config.loss.lecam)
+                discriminator.backward(loss)
+                discriminator.step()
+                terms.add(step, **values)
+
+        if critic_learns:
+            state.lecam.update()
+        if state.ema is not None:
+            state.ema.update()
+        reporter.advance()
+        last = step == config.steps
+
+        if step % config.checkpoint.save_every == 0 or last:
+            terms.check_finite()  # a checkpoint is good or it is not written
+            state.save(checkpoints, step)
+
+        # --- What a user sees: a line, a picture, the held-out set
+        if step % config.logging.log_every == 0 or last:
+            terms.check_finite()
+            line = terms.take()
+            if config.model.quantize:
+                line |= usage.take()
+            line["grad_norm"] = float(generator.get_global_grad_norm() or 0.0)
+            line |= {f"lr_{g['name']}": g["lr"] for g in generator.optimizer.param_groups if "/" not in g["name"]}
+            if state.ema is not None:
+                line["ema_decay"] = state.ema.decay
+            line |= watch.take(step, config.batch.global_size)
+            line |= {"memory_gib": memory_gib(device), "skipped": state.check_corrupt()}
+            reporter.line(step, line)
+
+        if shown is not None and (step % config.logging.picture_every == 0 or last):
+            picture = reconstruction_grid(model, shown, config)
+            reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
+
+        if config.evaluation.images and (step % config.logging.evaluate_every == 0 or last):
+            with state.averaged():
+                reporter.line(step, evaluate(model, config, device), kind="evaluation")
+
+    with state.averaged():
+        finish_run(run, model)
+    reporter.close(f"{run / 'model'}: the trained VQRAE")
+
+
+if __name__ == "__main__":
+    run_cli(main)
