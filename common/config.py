@@ -56,7 +56,10 @@ def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[An
     for key in keys:
         if keys.count(key) > 1:
             raise ConfigError(f"line {node.start_mark.line + 1}: key {key!r} stands twice")
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+    return {
+        key: loader.construct_object(value, deep=True)
+        for key, (_, value) in zip(keys, node.value, strict=True)
+    }
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
@@ -113,7 +116,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     for part in parents:
         node = _child(node, part, override)
         if node is None:
-            raise ConfigError(f"override {override!r}: {part!r} is not set, so nothing below it can be overridden")
+            raise ConfigError(
+                f"override {override!r}: {part!r} is not set, so nothing below it can be overridden"
+            )
     if isinstance(node, list):
         _child(node, last, override)
         node[int(last)] = value

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import tiny
 import torch
 
-import tiny
 from common.training import dist
 from tokenizer import train as tokenizer_train
 from tokenizer.training_state import TrainingState

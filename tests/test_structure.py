@@ -22,7 +22,9 @@ ALLOWED = {
     "vqrae": {"common", *JOBS, "evals", "vqrae"},
 }
 OURS = set(ALLOWED)
-SCRIPTS = sorted(path for job in (*JOBS, "evals") for path in (ROOT / job).glob("*.py") if path.stem != "__init__")
+SCRIPTS = sorted(
+    path for job in (*JOBS, "evals") for path in (ROOT / job).glob("*.py") if path.stem != "__init__"
+)
 
 
 def imports(path: Path) -> set[str]:
@@ -71,22 +73,32 @@ def test_only_what_is_listed_is_installed() -> None:
 
 @pytest.mark.parametrize("script", [f"{job}/train.py" for job in JOBS if (ROOT / job).is_dir()])
 def test_train_scripts_run_from_anywhere(script: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "--dry-run" in done.stdout, done.stderr
 
 
 def test_help_loads_no_model_library() -> None:
     for command in ("from tokenizer.train import main; main()", "from vqrae.cli import main; main()"):
-        code = f"import sys; sys.argv = ['x', '--help']\ntry:\n    {command}\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+        code = f"import sys; sys.argv = ['x', '--help']\ntry:\n {command}\nfinally: print(*sys.modules, file=sys.stderr)"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
         loaded = {name.split(".")[0] for name in done.stderr.split()}
-        assert done.returncode == 0 and not loaded & {"torch", "transformers", "deepspeed", "datasets", "pydantic"}
+        assert done.returncode == 0 and not loaded & {
+            "torch",
+            "transformers",
+            "deepspeed",
+            "datasets",
+            "pydantic",
+        }
 
 
 def test_the_repository_names_no_machine() -> None:
     """No absolute paths of a machine, no addresses of package hosts."""
     pattern = re.compile(r"(^|[^\w.])/(home|root|work|Users)/\w|pypi\.org|files\.pythonhosted")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split(
+        "\0"
+    )
     for name in filter(None, listed):
         path = ROOT / name
         if path.suffix in {".py", ".md", ".yaml", ".toml", ".sh", ".txt", ""} and path != Path(__file__):

@@ -38,7 +38,9 @@ def write_pictures(folder: Path, count: int = 12, size: int = 20, seed: int = 0)
     rng = np.random.default_rng(seed)
     for index in range(count):
         coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((size, size + 4), Image.Resampling.BILINEAR).save(folder / f"{index:03d}.png")
+        Image.fromarray(coarse).resize((size, size + 4), Image.Resampling.BILINEAR).save(
+            folder / f"{index:03d}.png"
+        )
     return folder
 
 

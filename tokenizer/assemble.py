@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from common.errors import UserError, one_line
+from common.errors import UserError
 from common.models.encoder_loading import build_encoder, load_encoder
 from common.models.vision_encoder import VisionEncoder
 from common.models.vqrae import VQRAE, VQRAEConfig
+from common.models.vqrae_loading import load_vqrae
 from common.training.optim import parameter_groups
 from tokenizer.config import ModelConfig, TokenizerConfig
 from tokenizer.discriminator import Discriminator
@@ -24,7 +24,7 @@ def assemble_model(config: TokenizerConfig) -> VQRAE:
     Raises:
         UserError: encoder or checkpoint are absent, or of another architecture than the recipe states.
     """
-    model = load_vqrae(config.init_from, config.model) if config.init_from else _fresh_model(config.model)
+    model = _former_model(config.init_from, config.model) if config.init_from else _fresh_model(config.model)
     model.encoder.requires_grad_(not config.model.freeze_encoder)
     model.encoder.freeze_unread()
     if config.engine.activation_checkpointing:
@@ -32,34 +32,13 @@ def assemble_model(config: TokenizerConfig) -> VQRAE:
     return model
 
 
-def load_vqrae(folder: str, expected: ModelConfig) -> VQRAE:
-    """A saved VQRAE, strictly: the recipe's architecture and every weight, neither more nor less.
-
-    Raises:
-        UserError: no VQRAE there, or another one than the recipe states.
-    """
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise UserError(f"{folder}: init_from: no VQRAE there (no config.json); expected a run's `model` folder")
+def _former_model(source: str, expected: ModelConfig) -> VQRAE:
+    """The stage before; every field of the recipe's architecture must be the checkpoint's."""
     try:
-        found = VQRAEConfig.from_pretrained(folder)
-        if found.model_type != "vqrae" or "codebook_size" not in found.to_diff_dict():
-            raise UserError(f"{folder}: init_from: config.json: model_type: expected vqrae")
-        check_vqrae(found, expected, folder)
-        model, report = VQRAE.from_pretrained(
-            folder, attn_implementation=expected.attn_implementation, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{folder}: init_from: cannot be loaded: {one_line(error)}") from error
-    wrong = {kind: names for kind, names in report.items() if kind != "error_msgs" and names}
-    if wrong:
-        kind, names = next(iter(wrong.items()))
-        raise UserError(f"{folder}: init_from: {kind.replace('_', ' ')}: {len(names)}, the first is {sorted(names)[0]}")
-    return model.float()
-
-
-def check_vqrae(found: VQRAEConfig, expected: ModelConfig, folder: str) -> None:
-    """Raises `UserError` at the first field in which a checkpoint differs from the recipe."""
+        model, _ = load_vqrae(source, expected.attn_implementation)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from error
+    found = model.config
     tower = found.encoder_config
     pairs: dict[str, tuple[Any, Any]] = {
         f"model.encoder.architecture.{key}": (value, getattr(tower, key, None))
@@ -70,7 +49,8 @@ def check_vqrae(found: VQRAEConfig, expected: ModelConfig, folder: str) -> None:
     for key, (stated, there) in pairs.items():
         there = there[0] if isinstance(there, (list, tuple)) else there
         if stated != there:
-            raise UserError(f"{folder}: {key}: the recipe states {stated!r}, the checkpoint has {there!r}")
+            raise UserError(f"{source}: {key}: the recipe states {stated!r}, the checkpoint has {there!r}")
+    return model
 
 
 def assemble_teacher(model: VQRAE, config: TokenizerConfig) -> VisionEncoder | None:

@@ -63,10 +63,14 @@ def start_codebook(quantizer: SimVQ, features: Tensor, start: Start, seed: int) 
     if start != "normal":
         points = torch.cat(dist.gather_objects(quantizer.embed(features).cpu()))
         if len(points) < len(codebook):
-            raise ValueError(f"codebook_start.images: {len(points)} tokens are too few for {len(codebook)} codes")
+            raise ValueError(
+                f"codebook_start.images: {len(points)} tokens are too few for {len(codebook)} codes"
+            )
         if dist.is_main():
             generator = torch.Generator().manual_seed(seed)
-            picked = points[torch.randperm(len(points), generator=generator)[: len(codebook)]].to(codebook.device)
+            picked = points[torch.randperm(len(points), generator=generator)[: len(codebook)]].to(
+                codebook.device
+            )
             codebook.copy_(kmeans(points.to(codebook.device), picked) if start == "kmeans" else picked)
     dist.broadcast_(codebook)
 

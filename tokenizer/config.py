@@ -34,7 +34,14 @@ class EncoderConfig:
     architecture: dict[str, int | float | str | bool]
 
     def __post_init__(self) -> None:
-        needed = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+        needed = (
+            "model_type",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "image_size",
+            "patch_size",
+        )
         missing = [key for key in needed if key not in self.architecture]
         if missing:
             raise ValueError(f"architecture: expected {', '.join(missing)} to be stated")
@@ -72,7 +79,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         width = self.encoder.architecture["hidden_size"]
         if self.codebook_dim < int(width):
-            raise ValueError(f"codebook_dim: expected at least the encoder's width {width}, found {self.codebook_dim}")
+            raise ValueError(
+                f"codebook_dim: expected at least the encoder's width {width}, found {self.codebook_dim}"
+            )
 
 
 @configclass
@@ -97,11 +106,21 @@ class LossConfig:
     lecam: float = 0.001
 
     def __post_init__(self) -> None:
-        for name in ("reconstruction", "codebook", "commitment", "perceptual", "distillation", "discriminator", "lecam"):
+        for name in (
+            "reconstruction",
+            "codebook",
+            "commitment",
+            "perceptual",
+            "distillation",
+            "discriminator",
+            "lecam",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.discriminator and (self.discriminator_model is None or self.discriminator_start is None):
-            raise ValueError("discriminator_model, discriminator_start: expected both, since discriminator is not 0")
+            raise ValueError(
+                "discriminator_model, discriminator_start: expected both, since discriminator is not 0"
+            )
         if self.first_discriminator_update > (self.discriminator_start or 0):
             raise ValueError("discriminator_update_start: expected no later than discriminator_start")
 
@@ -182,11 +201,17 @@ class TokenizerConfig:
         if self.loss.discriminator and self.optimizer.discriminator_lr is None:
             raise ValueError("optimizer.discriminator_lr: expected a rate, since loss.discriminator is not 0")
         if self.engine.precision == "bf16":
-            raise ValueError("engine.precision: the codebook needs float32 parameters; choose bf16_autocast or fp32")
+            raise ValueError(
+                "engine.precision: the codebook needs float32 parameters; choose bf16_autocast or fp32"
+            )
         if self.engine.zero_stage == 3:
-            raise ValueError("engine.zero_stage: the tokenizer supports 0, 1 and 2 (its moving average reads whole weights)")
+            raise ValueError(
+                "engine.zero_stage: the tokenizer supports 0, 1 and 2 (its moving average reads whole weights)"
+            )
         if self.steps < 1:
             raise ValueError(f"steps: expected 1 or more, found {self.steps}")
         image, patch = self.data.image_size, self.model.output_patch_size
         if image % patch:
-            raise ValueError(f"data.image_size: expected a multiple of model.output_patch_size {patch}, found {image}")
+            raise ValueError(
+                f"data.image_size: expected a multiple of model.output_patch_size {patch}, found {image}"
+            )

@@ -49,7 +49,9 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     ]
     for stage in (0, 1, 2):
         mark = "  <- this recipe" if stage == config.engine.zero_stage else ""
-        lines.append(f"  ZeRO-{stage}         {(fixed + _states(trained + critic_size, stage, gpus)) / 2**30:6.1f} GiB{mark}")
+        lines.append(
+            f"  ZeRO-{stage}         {(fixed + _states(trained + critic_size, stage, gpus)) / 2**30:6.1f} GiB{mark}"
+        )
     return "\n".join(lines)
 
 

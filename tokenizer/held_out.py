@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from PIL import Image
@@ -64,7 +64,9 @@ def first_images(config: TokenizerConfig, device: torch.device, count: int = 16)
     return to_float(next(iter(loader))["pixels"].to(device))
 
 
-def held_out_batches(config: TokenizerConfig, device: torch.device) -> Any:
+def held_out_batches(config: TokenizerConfig, device: torch.device) -> Iterator[Tensor]:
+    """This rank's share of the held-out set, float (B, 3, S, S) in [0, 1]."""
+    assert config.evaluation.images is not None
     loader = evaluation_loader(
         config.evaluation.images,
         config.data.image_size,
@@ -75,4 +77,3 @@ def held_out_batches(config: TokenizerConfig, device: torch.device) -> Any:
     )
     for batch in loader:
         yield to_float(batch["pixels"].to(device))
-

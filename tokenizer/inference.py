@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from common.errors import UserError, one_line
-from common.models.encoder_loading import resolve_folder
+from common.errors import UserError
 from common.models.vision_encoder import Grid
 from common.models.vqrae import VQRAE
+from common.models.vqrae_loading import load_vqrae
+from common.training import dist
 
 
 def start_process(requested: str) -> torch.device:
@@ -29,37 +28,14 @@ def start_process(requested: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.join(device)
     return device
 
 
 def load_model(source: str, device: torch.device | str = "cpu") -> tuple[VQRAE, Path]:
-    """The VQRAE at `source` in float32 for inference, and the folder its weights stand in.
-
-    `source` is a VQRAE's folder, a hub id, or a generator's folder, whose VQRAE is in `vqrae/`.
-
-    Raises:
-        UserError: no checkpoint there, one of another kind, or weights that do not fit its config.
-    """
-    folder = resolve_folder(source)
-    folder = folder / "vqrae" if (folder / "vqrae" / "config.json").is_file() else folder
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not a VQRAE checkpoint: {one_line(error)}") from error
-    if kind != "vqrae":
-        raise UserError(f"{folder / 'config.json'}: model_type: expected 'vqrae', found {kind!r}")
-    try:
-        model, info = VQRAE.from_pretrained(folder, output_loading_info=True)
-    except Exception as error:  # the library raises many kinds for damaged files and misfits
-        raise UserError(f"{folder}: cannot be loaded as a VQRAE: {one_line(error)[:300]}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            raise UserError(
-                f"{folder}: weights do not fit config.json: {problem}: {sorted(info[problem])[0]}"
-            )
-    return model.float().eval().requires_grad_(False).to(device), folder
+    """The VQRAE at `source` (see `load_vqrae`), float32 and frozen, on `device`; and the folder of its weights."""
+    model, folder = load_vqrae(source)
+    return model.eval().requires_grad_(False).to(device), folder
 
 
 def reconstruct(model: VQRAE, pixels: Tensor, grid: Grid | None = None) -> tuple[Tensor, Tensor]:

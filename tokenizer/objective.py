@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from common.models.vision_encoder import VisionEncoder
 from common.models.vqrae import VQRAE, VQRAEOutput
+from common.training.engine import Precision, autocast
 from tokenizer import losses
 from tokenizer.config import LossConfig
-from common.training.engine import Precision, autocast
 
 
 class GeneratorObjective:

@@ -115,7 +115,6 @@ def main(argv: list[str] | None = None) -> None:
         }
         report.write(args.output, results, rows, examples)
         report.print_table(results, args.output)
-    dist.stop()
 
 
 def score(

@@ -42,7 +42,7 @@ def train(config: TokenizerConfig) -> None:
     """One stage, from its latest checkpoint if it has one.
 
     Raises:
-        UserError: the recipe does not fit the machine or the data, a loss is not finite, or nothing can be saved.
+        UserError: the recipe does not fit machine or data, a loss is not finite, or nothing can be saved.
     """
     import torch
 
@@ -51,6 +51,7 @@ def train(config: TokenizerConfig) -> None:
     from common.training import dist
     from common.training.checkpoint import Checkpoints
     from common.training.code_usage import CodeUsage
+    from common.training.engine import autocast
     from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
     from common.training.run import finish_run, open_run
     from tokenizer import assemble
@@ -85,7 +86,9 @@ def train(config: TokenizerConfig) -> None:
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
     position = start * config.batch.global_size
     batches = iter(
-        training_loader(config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, position)
+        training_loader(
+            config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, position
+        )
     )
 
     reporter = Reporter(run, config.logging, config.steps, start)
@@ -96,8 +99,8 @@ def train(config: TokenizerConfig) -> None:
 
     for step in range(start + 1, config.steps + 1):
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
-        critic_learns = discriminator is not None and step > config.loss.first_discriminator_update
-        critic_is_felt = discriminator is not None and step > (config.loss.discriminator_start or 0)
+        learning = discriminator if step > config.loss.first_discriminator_update else None
+        felt = critic if step > (config.loss.discriminator_start or 0) else None
 
         for _ in range(accumulation):
             with watch.waiting():
@@ -109,9 +112,12 @@ def train(config: TokenizerConfig) -> None:
             output = generator(pixels, quantize=config.model.quantize)
             reconstruction = output.reconstruction.float()
             fake = None
-            if critic_is_felt:
-                critic.requires_grad_(False)  # the gradient passes through it and leaves nothing in it
-                fake = discriminator(reconstruction).float()
+            if felt is not None:
+                # The gradient passes through it and leaves nothing in it. Not through its engine, which
+                # would start a reduction of its own in the middle of the generator's backward pass.
+                felt.requires_grad_(False)
+                with autocast(config.engine.precision, device):
+                    fake = felt(reconstruction).float()
             loss, values = objective(output, pixels, fake)
             generator.backward(loss)
             generator.step()
@@ -120,15 +126,16 @@ def train(config: TokenizerConfig) -> None:
                 usage.update(output.codes)
 
             # --- The discriminator: tell pictures from reconstructions
-            if critic_learns:
-                critic.requires_grad_(True)
-                logits = discriminator(torch.cat([pixels, reconstruction.detach()])).float()
-                loss, values = discriminator_objective(*logits.chunk(2), state.lecam, config.loss.lecam)
-                discriminator.backward(loss)
-                discriminator.step()
+            if learning is not None:
+                learning.module.requires_grad_(True)
+                logits = learning(torch.cat([pixels, reconstruction.detach()])).float()
+                real, fake = logits.chunk(2)
+                loss, values = discriminator_objective(real, fake, state.lecam, config.loss.lecam)
+                learning.backward(loss)
+                learning.step()
                 terms.add(step, **values)
 
-        if critic_learns:
+        if learning is not None:
             state.lecam.update()
         if state.ema is not None:
             state.ema.update()
@@ -146,7 +153,9 @@ def train(config: TokenizerConfig) -> None:
             if config.model.quantize:
                 line |= usage.take()
             line["grad_norm"] = float(generator.get_global_grad_norm() or 0.0)
-            line |= {f"lr_{g['name']}": g["lr"] for g in generator.optimizer.param_groups if "/" not in g["name"]}
+            line |= {
+                f"lr_{g['name']}": g["lr"] for g in generator.optimizer.param_groups if "/" not in g["name"]
+            }
             if state.ema is not None:
                 line["ema_decay"] = state.ema.decay
             line |= watch.take(step, config.batch.global_size)

@@ -10,12 +10,18 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -30,7 +36,9 @@ log = logging.getLogger(__name__)
 PREFIXES = ("model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower.", "vision_model.", "")
 
 
-def load_encoder(source: str, expected: dict[str, Any] | None = None, attn_implementation: str = "sdpa") -> VisionEncoder:
+def load_encoder(
+    source: str, expected: dict[str, Any] | None = None, attn_implementation: str = "sdpa"
+) -> VisionEncoder:
     """The tower at `source`, a local folder or a hub id, in float32.
 
     Args:
@@ -51,7 +59,12 @@ def load_encoder(source: str, expected: dict[str, Any] | None = None, attn_imple
     if unused:
         groups = Counter(key.split(".")[0] for key in unused)
         listed = ", ".join(f"{name} ({count})" for name, count in groups.most_common(5))
-        log.warning("%s: %d tensors are not part of the vision tower and were not read: %s", source, len(unused), listed)
+        log.warning(
+            "%s: %d tensors are not part of the vision tower and were not read: %s",
+            source,
+            len(unused),
+            listed,
+        )
     return encoder
 
 
@@ -70,7 +83,13 @@ def resolve_folder(source: str) -> Path:
         raise UserError(f"{source}: no such folder, and no hub id either (expected owner/name)")
     try:
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (
+        OSError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    ) as error:
         raise UserError(
             f"{source}: no such folder, and the hub could not give it ({type(error).__name__}); "
             "download it first, or give a local folder"
@@ -91,7 +110,10 @@ def read_tower_config(folder: Path, source: str) -> tuple[PreTrainedConfig, str]
     if kind in ORIGINAL_TYPES:
         return _tower_config(convert_config(tower), str(path)), kind
     if kind in ("siglip", "internvl"):
-        tower = {"model_type": {"siglip": "siglip_vision_model", "internvl": "internvl_vision"}[kind], **tower}
+        tower = {
+            "model_type": {"siglip": "siglip_vision_model", "internvl": "internvl_vision"}[kind],
+            **tower,
+        }
     return _tower_config(dict(tower), str(path)), kind
 
 
@@ -101,7 +123,9 @@ def check_architecture(config: PreTrainedConfig, expected: dict[str, Any], sourc
         found = getattr(config, field, None)
         found = found[0] if isinstance(found, (list, tuple)) else found
         if found != value:
-            raise UserError(f"{source}: config.json: {field}: the recipe states {value!r}, the checkpoint has {found!r}")
+            raise UserError(
+                f"{source}: config.json: {field}: the recipe states {value!r}, the checkpoint has {found!r}"
+            )
 
 
 def _tower_config(fields: dict[str, Any], where: str) -> PreTrainedConfig:
@@ -126,7 +150,9 @@ def _normalization(folder: Path) -> tuple[Any, Any]:
     return stated.get("image_mean"), stated.get("image_std")
 
 
-def _read_weights(folder: Path, source: str, wanted: set[str], kind: str) -> tuple[dict[str, Tensor], list[str]]:
+def _read_weights(
+    folder: Path, source: str, wanted: set[str], kind: str
+) -> tuple[dict[str, Tensor], list[str]]:
     """The tower's tensors under the tower's own names, and the names of all others."""
     weights: dict[str, Tensor] = {}
     unused: list[str] = []
@@ -134,7 +160,9 @@ def _read_weights(folder: Path, source: str, wanted: set[str], kind: str) -> tup
         for key, read in _tensors(path):
             name = next(key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix))
             if kind in ORIGINAL_TYPES:
-                weights.update(convert_weights(name, read) if name.startswith(("embeddings", "encoder")) else {})
+                weights.update(
+                    convert_weights(name, read) if name.startswith(("embeddings", "encoder")) else {}
+                )
             elif name in wanted:
                 weights[name] = read()
             else:
@@ -154,9 +182,9 @@ def _tensors(path: Path) -> list[tuple[str, Callable[[], Tensor]]]:
     try:
         if path.suffix == ".safetensors":
             handle = safe_open(path, framework="pt")
-            return [(key, lambda key=key: handle.get_tensor(key)) for key in handle.keys()]  # noqa: SIM118
+            return [(key, partial(handle.get_tensor, key)) for key in handle.keys()]  # noqa: SIM118
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return [(key, lambda key=key: state[key]) for key in state]
+        return [(key, partial(state.__getitem__, key)) for key in state]
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as weights: {one_line(error)}") from error
 
@@ -165,12 +193,13 @@ def _load_strictly(encoder: VisionEncoder, weights: dict[str, Tensor], source: s
     wanted = encoder.model.state_dict()
     missing = sorted(set(wanted) - set(weights))
     if missing:
-        raise UserError(f"{source}: {len(missing)} weights of the vision tower are missing, the first is {missing[0]}")
+        raise UserError(
+            f"{source}: {len(missing)} weights of the vision tower are missing, the first is {missing[0]}"
+        )
     for name, tensor in weights.items():
         if name not in wanted:
             raise UserError(f"{source}: {name}: not part of this architecture")
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"{source}: {name}: expected shape {tuple(wanted[name].shape)} by config.json, found {tuple(tensor.shape)}"
-            )
+        expected, found = tuple(wanted[name].shape), tuple(tensor.shape)
+        if found != expected:
+            raise UserError(f"{source}: {name}: expected shape {expected} by config.json, found {found}")
     encoder.model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

@@ -26,7 +26,12 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(
-        self, family: type[VisionEncoder], config: PreTrainedConfig, code_dim: int, output_patch_size: int, grid: Grid
+        self,
+        family: type[VisionEncoder],
+        config: PreTrainedConfig,
+        code_dim: int,
+        output_patch_size: int,
+        grid: Grid,
     ) -> None:
         super().__init__()
         width = config.hidden_size

@@ -57,7 +57,9 @@ class SimVQ(nn.Module):
     ) -> None:
         super().__init__()
         if codebook_dim < width:
-            raise ValueError(f"codebook_dim: expected at least the encoder's width {width}, found {codebook_dim}")
+            raise ValueError(
+                f"codebook_dim: expected at least the encoder's width {width}, found {codebook_dim}"
+            )
         self.gradient = gradient
         self.project = Float32Linear(width, codebook_dim)
         self.transform = Float32Linear(codebook_dim, codebook_dim, bias=False)  # W
@@ -125,7 +127,9 @@ def nearest_codes(vectors: Tensor, table: Tensor, block: int = DISTANCE_BLOCK) -
     """
     flat = vectors.reshape(-1, vectors.shape[-1]).float()
     table = table.float()
-    half_squares = table.square().sum(-1) / 2  # |v - c|^2 / 2 = |v|^2 / 2 - v c + |c|^2 / 2; the first is constant
+    half_squares = (
+        table.square().sum(-1) / 2
+    )  # |v - c|^2 / 2 = |v|^2 / 2 - v c + |c|^2 / 2; the first is constant
     rows = max(1, block // table.shape[0])
     codes = [torch.addmm(half_squares, part, table.T, alpha=-1).argmin(-1) for part in flat.split(rows)]
     return torch.cat(codes).view(vectors.shape[:-1])
@@ -136,7 +140,9 @@ def rotate_to(vectors: Tensor, targets: Tensor) -> Tensor:
     source = F.normalize(vectors.detach(), dim=-1)
     goal = F.normalize(targets.detach(), dim=-1)
     middle = F.normalize(source + goal, dim=-1)
-    scale = targets.detach().norm(dim=-1, keepdim=True) / vectors.detach().norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    scale = targets.detach().norm(dim=-1, keepdim=True) / vectors.detach().norm(
+        dim=-1, keepdim=True
+    ).clamp_min(1e-12)
 
     def along(axis: Tensor) -> Tensor:
         return (vectors * axis).sum(-1, keepdim=True)

@@ -45,6 +45,9 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.image_mean = tuple(image_mean or self.default_mean)
         self.image_std = tuple(image_std or self.default_std)
+        # Plain attributes and no buffers: a model that is built without memory and then filled from a checkpoint
+        # would leave buffers that no checkpoint holds empty.
+        self._normalization: tuple[Tensor, Tensor] | None = None
         self.model = self.model_class._from_config(config)
         self.freeze_unread()
 
@@ -70,8 +73,11 @@ class VisionEncoder(nn.Module):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """RGB in [0, 1] -> the tower's `pixel_values`."""
-        mean = pixels.new_tensor(self.image_mean)[:, None, None]
-        std = pixels.new_tensor(self.image_std)[:, None, None]
+        if self._normalization is None or self._normalization[0].device != pixels.device:
+            # Once per device: copying numbers there waits for it.
+            mean, std = (torch.tensor(v, device=pixels.device) for v in (self.image_mean, self.image_std))
+            self._normalization = mean[:, None, None], std[:, None, None]
+        mean, std = self._normalization
         return (pixels - mean) / std
 
     def read(self, pixel_values: Tensor) -> Tensor:
@@ -125,7 +131,9 @@ class SiglipVisionEncoder(VisionEncoder):
         from transformers import SiglipImageProcessor
 
         side = {"height": self.image_size, "width": self.image_size}
-        return SiglipImageProcessor(size=side, image_mean=list(self.image_mean), image_std=list(self.image_std))
+        return SiglipImageProcessor(
+            size=side, image_mean=list(self.image_mean), image_std=list(self.image_std)
+        )
 
 
 class InternVisionEncoder(VisionEncoder):

@@ -16,7 +16,14 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    CLIPImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
@@ -66,8 +73,8 @@ class VQRAEConfig(PreTrainedConfig):
 class VQRAEEncoding(ModelOutput):
     """features Z_I (B, N, D), continuous; codes (B, h, w) int64 in [0, K)."""
 
-    features: Tensor | None = None
-    codes: Tensor | None = None
+    features: Tensor = None  # type: ignore[assignment]  # ModelOutput wants defaults
+    codes: Tensor = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -75,13 +82,13 @@ class VQRAEOutput(ModelOutput):
     """reconstruction (B, 3, H, W), around [0, 1] and not clamped; features (B, N, D); codes (B, h, w), absent
     without quantization; the quantizer's two losses and norms, scalars."""
 
-    reconstruction: Tensor | None = None
-    features: Tensor | None = None
+    reconstruction: Tensor = None  # type: ignore[assignment]
+    features: Tensor = None  # type: ignore[assignment]
     codes: Tensor | None = None
-    codebook_loss: Tensor | None = None
-    commitment_loss: Tensor | None = None
-    feature_norm: Tensor | None = None
-    code_norm: Tensor | None = None
+    codebook_loss: Tensor = None  # type: ignore[assignment]
+    commitment_loss: Tensor = None  # type: ignore[assignment]
+    feature_norm: Tensor = None  # type: ignore[assignment]
+    code_norm: Tensor = None  # type: ignore[assignment]
 
 
 class VQRAE(PreTrainedModel):
@@ -100,7 +107,7 @@ class VQRAE(PreTrainedModel):
 
     def __init__(self, config: VQRAEConfig) -> None:
         super().__init__(config)
-        tower = config.encoder_config
+        tower: Any = config.encoder_config
         family = FAMILIES[tower.model_type]
         self.encoder = family(tower, config.image_mean, config.image_std)
         self.quantizer = SimVQ(self.encoder.width, config.codebook_size, config.codebook_dim, config.gradient)
@@ -109,7 +116,12 @@ class VQRAE(PreTrainedModel):
 
     @classmethod
     def from_encoder(
-        cls, encoder: VisionEncoder, codebook_size: int, codebook_dim: int, output_patch_size: int | None = None, **kwargs: Any
+        cls,
+        encoder: VisionEncoder,
+        codebook_size: int,
+        codebook_dim: int,
+        output_patch_size: int | None = None,
+        **kwargs: Any,
     ) -> VQRAE:
         """A fresh quantizer and decoder around a pretrained encoder; q defaults to the encoder's patch size."""
         config = VQRAEConfig(
@@ -133,7 +145,9 @@ class VQRAE(PreTrainedModel):
         grid = grid_of(pixels, self.config.output_patch_size)
         features = self.encode_features(pixels)
         if not quantize:
-            return VQRAEOutput(reconstruction=self.decoder(self.quantizer.embed(features), grid), features=features)
+            return VQRAEOutput(
+                reconstruction=self.decoder(self.quantizer.embed(features), grid), features=features
+            )
         quantized: Quantized = self.quantizer(features)
         return VQRAEOutput(
             reconstruction=self.decoder(quantized.vectors, grid),
@@ -157,14 +171,18 @@ class VQRAE(PreTrainedModel):
         if patch == self.config.output_patch_size:
             return pixels
         size = (height * patch, width * patch)
-        return F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(
+            0, 1
+        )
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> VQRAEEncoding:
         """RGB in [0, 1] (B, 3, H, W) -> features (B, N, D) for understanding, codes (B, h, w) for generation."""
         features = self.encode_features(pixels)
         codes = self.quantizer(features).codes
-        return VQRAEEncoding(features=features, codes=codes.unflatten(1, grid_of(pixels, self.config.output_patch_size)))
+        return VQRAEEncoding(
+            features=features, codes=codes.unflatten(1, grid_of(pixels, self.config.output_patch_size))
+        )
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -190,7 +208,9 @@ class VQRAE(PreTrainedModel):
     def image_processor(self) -> CLIPImageProcessor:
         """Picture -> `pixel_values` in [0, 1]: shorter edge resized (bicubic), centre crop, no normalisation."""
         size = self.config.image_size
-        return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_normalize=False)
+        return CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}, do_normalize=False
+        )
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Weights and config, with the image processor beside them."""

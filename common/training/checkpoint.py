@@ -46,7 +46,9 @@ class Checkpoints:
             return None
         path = self.folder / pointer.read_text().strip()
         if not path.is_dir():
-            raise UserError(f"{pointer}: names {path.name}, which is not there; restore it or remove the pointer")
+            raise UserError(
+                f"{pointer}: names {path.name}, which is not there; restore it or remove the pointer"
+            )
         return path
 
     def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
@@ -108,7 +110,9 @@ def read_state(checkpoint: Path, rank: int) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         saved = len(list(checkpoint.glob("state_rank*.pt")))
-        raise UserError(f"{path}: absent; the checkpoint was saved by {saved} ranks, resume with as many") from error
+        raise UserError(
+            f"{path}: absent; the checkpoint was saved by {saved} ranks, resume with as many"
+        ) from error
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
 

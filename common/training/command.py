@@ -15,12 +15,20 @@ def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespac
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", type=Path, default=default_recipe, help="a recipe (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="fields of the recipe to change")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved recipe as YAML and stop")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print batch, steps, parameters and memory, load no weights, and stop"
+        "overrides", nargs="*", metavar="key.path=value", help="fields of the recipe to change"
     )
-    parser.add_argument("--gpus", type=int, help="ranks to plan for in a dry run (default: the launcher's, or 8)")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved recipe as YAML and stop"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print batch, steps, parameters and memory, load no weights, and stop",
+    )
+    parser.add_argument(
+        "--gpus", type=int, help="ranks to plan for in a dry run (default: the launcher's, or 8)"
+    )
     # DeepSpeed's launcher appends it; the rank itself is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args()

@@ -11,6 +11,13 @@ import torch
 import torch.distributed as torch_dist
 
 
+def join(device: torch.device) -> None:
+    """Join the group that a launcher announces in the environment, if any: for evaluations, without DeepSpeed."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
+        atexit.register(_leave)
+        torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
 def start() -> torch.device:
     """Join the launcher's process group, or make a world of one. Returns this process's device.
 

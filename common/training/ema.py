@@ -26,7 +26,9 @@ class ShardedEMA:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.owner = _share_out({name: p.numel() for name, p in self.parameters.items()}, dist.world())
         self.shadow = {
-            name: p.detach().float().clone() for name, p in self.parameters.items() if self.owner[name] == dist.rank()
+            name: p.detach().float().clone()
+            for name, p in self.parameters.items()
+            if self.owner[name] == dist.rank()
         }
 
     @property

@@ -117,7 +117,12 @@ class Reporter:
 
     def __init__(self, folder: Path, config: LoggingConfig, total: int, start: int) -> None:
         self.bar = tqdm(
-            total=total, initial=start, desc=folder.name, unit="step", disable=not dist.is_main(), dynamic_ncols=True
+            total=total,
+            initial=start,
+            desc=folder.name,
+            unit="step",
+            disable=not dist.is_main(),
+            dynamic_ncols=True,
         )
         self.writers: list[Any] = []
         if not dist.is_main():

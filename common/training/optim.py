@@ -32,12 +32,15 @@ class AdamWConfig:
             raise ValueError(f"max_grad_norm: expected a positive number, found {self.max_grad_norm}")
 
 
-def parameter_groups(role: str, modules: Iterable[nn.Module], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    role: str, modules: Iterable[nn.Module], lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """AdamW groups of the parameters that require a gradient: one that decays and one that does not.
 
     Each group bears `name` (`role` or `role/no_decay`) and its peak rate `lr`.
     """
-    decay, rest = [], []
+    decay: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for module in modules:
         for part in module.modules():
             for name, parameter in part.named_parameters(recurse=False):

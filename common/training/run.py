@@ -1,12 +1,12 @@
 """A run's folder, in one layout for all three trainers.
 
-    RUN/config.yaml         the resolved recipe
-    RUN/versions.json       what it ran on
-    RUN/metrics.jsonl       one record a line: step, kind, values
-    RUN/pictures/           grids of original | reconstruction, or samples
-    RUN/tensorboard/        the same numbers for TensorBoard
-    RUN/checkpoints/        to resume from (see `checkpoint`)
-    RUN/model/              the result: a folder for `from_pretrained`
+RUN/config.yaml         the resolved recipe
+RUN/versions.json       what it ran on
+RUN/metrics.jsonl       one record a line: step, kind, values
+RUN/pictures/           grids of original | reconstruction, or samples
+RUN/tensorboard/        the same numbers for TensorBoard
+RUN/checkpoints/        to resume from (see `checkpoint`)
+RUN/model/              the result: a folder for `from_pretrained`
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from common.config import dump_config
 from common.errors import UserError, one_line
 from common.training import dist
 
-REPORTED = ("vqrae", "torch", "torchvision", "transformers", "deepspeed", "timm", "datasets", "peft", "accelerate")
+REPORTED = (
+    "vqrae",
+    "torch",
+    "torchvision",
+    "transformers",
+    "deepspeed",
+    "timm",
+    "datasets",
+    "peft",
+    "accelerate",
+)
 
 
 def open_run(folder: str, config: Any, resume: bool) -> Path:

@@ -89,7 +89,9 @@ def color_attr(first: tuple[str, str], second: tuple[str, str]) -> Metadata:
     return _metadata("color_attr", include, text)
 
 
-def _metadata(tag: str, include: list[Metadata], text: str, exclude: list[Metadata] | None = None) -> Metadata:
+def _metadata(
+    tag: str, include: list[Metadata], text: str, exclude: list[Metadata] | None = None
+) -> Metadata:
     extra = {"exclude": exclude} if exclude else {}
     return {"tag": tag, "include": include, **extra, "prompt": f"a photo of {text}"}
 
@@ -182,7 +184,9 @@ def place(thing: Thing, side: int) -> str:
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """All there is to say: every object's size, colour, shape and place, in random order."""
-    names = {thing: a(f"{_size_word(thing, scene.size)}{thing.color} {thing.shape}") for thing in scene.things}
+    names = {
+        thing: a(f"{_size_word(thing, scene.size)}{thing.color} {thing.shape}") for thing in scene.things
+    }
     parts = [f"{names[thing]} {place(thing, scene.size)}" for thing in scene.things]
     parts = [parts[i] for i in rng.permutation(len(parts))]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,16 +1,16 @@
 """Write a miniature world to a folder, in the formats that real data uses.
 
-    python scripts/demo/make_world.py --out runs/demo/world
+python scripts/demo/make_world.py --out runs/demo/world
 
-    train/000000.png ...     images, as is `val/`
-    captions.jsonl           {"image", "caption", "tag", "description"} for each training image
-    scenes.jsonl             exact ground truth: objects, boxes, background, and every true caption
-    questions.json           LLaVA conversations about training images
-    val_captions.jsonl, val_scenes.jsonl, val_questions.json      the same for `val/`
-    shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
-    prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
-    contact_sheet.png        a few training images with their captions
-    world.json               how it was made
+train/000000.png ...     images, as is `val/`
+captions.jsonl           {"image", "caption", "tag", "description"} for each training image
+scenes.jsonl             exact ground truth: objects, boxes, background, and every true caption
+questions.json           LLaVA conversations about training images
+val_captions.jsonl, val_scenes.jsonl, val_questions.json      the same for `val/`
+shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
+prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
+contact_sheet.png        a few training images with their captions
+world.json               how it was made
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def read_scenes(path: Path) -> Iterator[tuple[str, Scene]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
     parser.add_argument("--scenes", type=int, default=10_000, help="training scenes (default 10000)")
     parser.add_argument("--held-out", type=int, default=500, help="validation scenes (default 500)")

@@ -89,7 +89,9 @@ def retrieval_accuracy(model: SiglipModel, world: World) -> float:
     return float((texts[best] == texts).all(1).float().mean())
 
 
-def train(model: SiglipModel, world: World, *, steps: int, batch: int, lr: float, seed: int, bf16: bool) -> float:
+def train(
+    model: SiglipModel, world: World, *, steps: int, batch: int, lr: float, seed: int, bf16: bool
+) -> float:
     """Contrastive training; the mean loss over the last tenth of the steps.
 
     A description's order is drawn anew each time a scene is seen.
@@ -150,19 +152,25 @@ def save_vision_part(model: SiglipModel, folder: Path, image_size: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the encoder")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where the CPU has it")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where the CPU has it"
+    )
     options = parser.parse_args()
     if min(options.steps, options.batch) < 1:
         raise UserError("--steps and --batch: expected at least 1")
     world, held_out = (read_world(options.world, split) for split in ("train", "val"))
-    bf16 = options.precision == "bfloat16" or (options.precision is None and torch.cpu._is_avx512_bf16_supported())
+    bf16 = options.precision == "bfloat16" or (
+        options.precision is None and torch.cpu._is_avx512_bf16_supported()
+    )
     torch.manual_seed(options.seed)
     start = time.perf_counter()
     image_size = world.images.shape[-1]

@@ -20,7 +20,7 @@ from scenes import COLORS, SHAPES, Scene
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from common.errors import UserError, run_cli
+from common.errors import run_cli
 
 WEIGHT_DECAY = 1e-4  # on the classifiers' weights, features standardised
 ITERATIONS = 200  # of L-BFGS at most
@@ -107,41 +107,48 @@ def _logistic_regression(inputs: Tensor, target: Tensor, classes: int) -> tuple[
     return weight.detach(), bias.detach()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(encoder: Callable[[Tensor], Tensor], images: Tensor, batch: int = 250) -> Tensor:
     """Features (B, N, D) of uint8 images (B, 3, S, S); `encoder` takes pixels in [0, 1]."""
     return torch.cat([encoder(part.float() / 255) for part in images.split(batch)])
 
 
-def load_encoder(folder: Path) -> Callable[[Tensor], Tensor]:
+def load_features(folder: Path) -> Callable[[Tensor], Tensor]:
     """The encoder in a VQRAE checkpoint or in a plain vision model's folder: pixels in [0, 1] -> (B, N, D)."""
-    from common.models import VQRAE, VisionEncoder
+    from common.models.encoder_loading import load_encoder
+    from common.models.vqrae_loading import load_vqrae
 
-    try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: expected a model's configuration ({error})") from error
-    return VQRAE.from_pretrained(folder).eval().encoder if kind == "vqrae" else VisionEncoder.from_pretrained(folder)
+    config = folder / "config.json"
+    if config.is_file() and '"vqrae"' in config.read_text(encoding="utf-8"):
+        return load_vqrae(str(folder))[0].eval().encoder
+    return load_encoder(str(folder)).eval()
 
 
 def main() -> None:
     from world import read_world
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
-    parser.add_argument("--encoder", type=Path, required=True, help="folder of the encoder to fit the probe on")
+    parser.add_argument(
+        "--encoder", type=Path, required=True, help="folder of the encoder to fit the probe on"
+    )
     parser.add_argument("--apply", type=Path, nargs="*", default=[], help="folders to apply it to, unchanged")
     parser.add_argument("--fit", type=int, default=2000, help="training images to fit on (default 2000)")
     parser.add_argument("--out", type=Path, help="JSON file to write the accuracies to")
     options = parser.parse_args()
     training, validation = (read_world(options.world, split) for split in ("train", "val"))
-    encoder = load_encoder(options.encoder)
+    encoder = load_features(options.encoder)
     probe = fit_probe(encode(encoder, training.images[: options.fit]), training.scenes[: options.fit])
     result = {}
     for folder in (options.encoder, *options.apply):
-        encoder = load_encoder(folder)
+        encoder = load_features(folder)
         result[str(folder)] = probe.accuracy(encode(encoder, validation.images), validation.scenes)
-        print(f"probe {folder}: " + ", ".join(f"{name} {value:.1%}" for name, value in result[str(folder)].items()))
+        print(
+            f"probe {folder}: "
+            + ", ".join(f"{name} {value:.1%}" for name, value in result[str(folder)].items())
+        )
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n")
 

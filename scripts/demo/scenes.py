@@ -193,9 +193,7 @@ def _places(count: int, size: int, rng: np.random.Generator) -> list[tuple[int, 
         fits = (apart | np.eye(count, dtype=bool)).all((1, 2))
         if fits.any():
             chosen = corners[int(fits.argmax())]
-            return [
-                (int(x), int(y), int(side)) for (x, y), side in zip(chosen, sides, strict=True)
-            ]
+            return [(int(x), int(y), int(side)) for (x, y), side in zip(chosen, sides, strict=True)]
         largest = max(smallest, largest - 1)
 
 

@@ -89,8 +89,8 @@ def test_original_internvit_keys(tmp_path: Path, prefix: str) -> None:
             parts = [encoder.model.state_dict()[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
             name, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
         for ours, theirs in (
-            ("encoder.layer.", "encoder.layers."), ("attention.projection_layer", "attn.proj"), ("layernorm_before", "norm1"),
-            ("layernorm_after", "norm2"), ("lambda_", "ls"), ("embeddings.cls_token", "embeddings.class_embedding"),
+            ("encoder.layer.", "encoder.layers."), ("attention.projection_layer", "attn.proj"),
+            ("layernorm_before", "norm1"), ("layernorm_after", "norm2"), ("lambda_", "ls"), ("embeddings.cls_token", "embeddings.class_embedding"),
             ("embeddings.position_embeddings", "embeddings.position_embedding"),
             ("patch_embeddings.projection", "patch_embedding"),
         ):  # fmt: skip

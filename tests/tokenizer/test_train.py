@@ -38,20 +38,38 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    return pair_jobs.digest(VQRAE.from_pretrained(one / "model")) == pair_jobs.digest(VQRAE.from_pretrained(other / "model"))
+    return pair_jobs.digest(VQRAE.from_pretrained(one / "model")) == pair_jobs.digest(
+        VQRAE.from_pretrained(other / "model")
+    )
 
 
 def test_a_run_leaves_the_documented_layout(stage_1: Path) -> None:
     found = {path.name for path in stage_1.iterdir()}
     assert found == {"config.yaml", "versions.json", "metrics.jsonl", "pictures", "checkpoints", "model"}
-    assert {path.name for path in (stage_1 / "pictures").iterdir()} == {"step_00000003.png", "step_00000006.png"}
+    assert {path.name for path in (stage_1 / "pictures").iterdir()} == {
+        "step_00000003.png",
+        "step_00000006.png",
+    }
     line = records(stage_1, "train")[-1]
-    seen = {"step", "loss", "l2", "codebook", "commitment", "perceptual", "usage", "perplexity", "z_over_q", "grad_norm"}
+    seen = {
+        "step",
+        "loss",
+        "l2",
+        "codebook",
+        "commitment",
+        "perceptual",
+        "usage",
+        "perplexity",
+        "z_over_q",
+        "grad_norm",
+    }
     assert seen | {"lr_decoder", "images_per_second", "data_wait", "memory_gib", "skipped"} <= set(line)
     assert [line["images"] for line in records(stage_1, "evaluation")] == [5, 5]
 
 
-def test_stage_1_leaves_encoder_and_codebook_as_they_were(stage_1: Path, pictures: Path, tmp_path: Path) -> None:
+def test_stage_1_leaves_encoder_and_codebook_as_they_were(
+    stage_1: Path, pictures: Path, tmp_path: Path
+) -> None:
     train(tiny.tokenizer_recipe(pictures, tmp_path / "run", "steps=1"))
     early, late = (VQRAE.from_pretrained(run / "model").state_dict() for run in (tmp_path / "run", stage_1))
     changed = {name for name in late if not torch.equal(early[name], late[name])}
@@ -60,12 +78,24 @@ def test_stage_1_leaves_encoder_and_codebook_as_they_were(stage_1: Path, picture
     assert {"quantizer.transform.weight", "quantizer.project.weight", "decoder.to_pixels.weight"} <= changed
 
 
-def test_stage_2_learns_everything_and_reports_its_terms(stage_1: Path, pictures: Path, tmp_path: Path) -> None:
+def test_stage_2_learns_everything_and_reports_its_terms(
+    stage_1: Path, pictures: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     train(tiny.tokenizer_recipe(pictures, run, f"init_from={stage_1 / 'model'}", *tiny.STAGE_2))
     first, *_, last = records(run, "train")
-    assert "adversarial" not in first and "d_accuracy" in first  # D learns from step 2 on, G feels it from step 3 on
-    assert {"adversarial", "d_hinge", "d_lecam", "distillation", "teacher_cosine", "ema_decay", "lr_encoder"} <= set(last)
+    assert (
+        "adversarial" not in first and "d_accuracy" in first
+    )  # D learns from step 2 on, G feels it from step 3 on
+    assert {
+        "adversarial",
+        "d_hinge",
+        "d_lecam",
+        "distillation",
+        "teacher_cosine",
+        "ema_decay",
+        "lr_encoder",
+    } <= set(last)
     start, end = (VQRAE.from_pretrained(path / "model").state_dict() for path in (stage_1, run))
     frozen = {name for name in end if torch.equal(start[name], end[name])}
     unread = {name for name in end if ".post_layernorm." in name or ".head." in name}
@@ -73,7 +103,9 @@ def test_stage_2_learns_everything_and_reports_its_terms(stage_1: Path, pictures
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_resumed_run_equals_an_uninterrupted_one(stage: int, stage_1: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    stage: int, stage_1: Path, pictures: Path, tmp_path: Path
+) -> None:
     overrides = ["logging.log_every=1", "data.crop=random"]
     overrides += [f"init_from={stage_1 / 'model'}", *tiny.STAGE_2] if stage == 2 else []
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -106,7 +138,9 @@ def test_accumulation_does_not_change_the_training(pictures: Path, tmp_path: Pat
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=1e-3)
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(pictures: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(
+    pictures: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     import tokenizer.objective as objective
 
     original, calls = objective.losses.reconstruction_l2, []
@@ -131,12 +165,14 @@ def test_a_full_disk_while_saving_keeps_the_checkpoint(pictures: Path, tmp_path:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-        with pytest.raises(UserError, match="the last whole checkpoint is .*step_00000003"):
+        with pytest.raises(UserError, match=r"the last whole checkpoint is .*step_00000003"):
             train(tiny.tokenizer_recipe(pictures, run))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
-    assert {path.name: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
+    assert {
+        path.name: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()
+    } == before
     train(tiny.tokenizer_recipe(pictures, run))  # and with room again, it goes on
     assert (run / "checkpoints" / "latest").read_text().strip() == "step_00000006"
 
@@ -144,7 +180,7 @@ def test_a_full_disk_while_saving_keeps_the_checkpoint(pictures: Path, tmp_path:
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
-        (["init_from=gone"], "gone: init_from: no VQRAE there"),
+        (["init_from=gone"], "init_from: gone: no such folder"),
         (["model.encoder.source=gone/a/b"], "no such folder"),
         (["batch.global_size=3"], "batch.global_size: 3 is no multiple"),
         (["data.sources.0.path=gone"], "gone"),
@@ -162,7 +198,10 @@ def test_bad_input_is_one_line(overrides: list[str], complaint: str, pictures: P
     ("override", "complaint"),
     [
         ("model.codebook_size=64", "model.codebook_size: the recipe states 64, the checkpoint has 32"),
-        ("model.encoder.architecture.num_hidden_layers=2", "num_hidden_layers: the recipe states 2, the checkpoint has 1"),
+        (
+            "model.encoder.architecture.num_hidden_layers=2",
+            "num_hidden_layers: the recipe states 2, the checkpoint has 1",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused(
