@@ -22,7 +22,17 @@ def run_cli(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        _close_progress_bars()
         print(f"error: {error}", file=sys.stderr)
         # Not sys.exit alone: a process group may hold other ranks waiting in a collective, and the launcher
         # ends them as soon as this one has a non-zero status.
         sys.exit(EXIT_BAD_INPUT)
+
+
+def _close_progress_bars() -> None:
+    """Else the message would be written behind an open bar, on the same line, and the bar drawn once more."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()

@@ -12,6 +12,7 @@ import tiny
 import torch
 
 from common.training import dist
+from tokenizer import reconstruct
 from tokenizer import train as tokenizer_train
 from tokenizer.training_state import TrainingState
 
@@ -57,3 +58,8 @@ def digest(model: torch.nn.Module) -> str:
         state.update(name.encode())
         state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()
+
+
+def score_pictures(arguments: list[str]) -> None:
+    """`tokenizer/reconstruct.py` on this rank's share of the pictures."""
+    reconstruct.main(arguments)

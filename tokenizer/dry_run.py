@@ -19,7 +19,9 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     Raises:
         UserError: the global batch does not divide over the ranks.
     """
-    gpus = gpus or int(os.environ.get("WORLD_SIZE", DEFAULT_GPUS))
+    gpus = int(os.environ.get("WORLD_SIZE", DEFAULT_GPUS)) if gpus is None else gpus
+    if gpus < 1:
+        raise UserError(f"--gpus: expected 1 or more, found {gpus}")
     batch = config.batch
     try:
         accumulation = batch.accumulation(gpus)

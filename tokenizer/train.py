@@ -162,13 +162,15 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": state.check_corrupt()}
             reporter.line(step, line)
 
-        if shown is not None and (step % config.logging.picture_every == 0 or last):
-            picture = reconstruction_grid(model, shown, config)
-            reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
-
-        if config.evaluation.images and (step % config.logging.evaluate_every == 0 or last):
+        picture_due = step % config.logging.picture_every == 0 or last
+        evaluation_due = step % config.logging.evaluate_every == 0 or last
+        if config.evaluation.images and (picture_due or evaluation_due):
             with state.averaged():
-                reporter.line(step, evaluate(model, config, device), kind="evaluation")
+                if picture_due and shown is not None:
+                    picture = reconstruction_grid(model, shown, config)
+                    reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
+                if evaluation_due:
+                    reporter.line(step, evaluate(model, config, device), kind="evaluation")
 
     with state.averaged():
         finish_run(run, model)

@@ -1,1 +1,1 @@
-"""The tokenizer as standard Hugging Face classes; importing this registers them with the Auto classes."""
+"""The tokenizer as standard Hugging Face classes. `common.models.vqrae` registers them with the Auto classes."""

@@ -16,7 +16,8 @@ class CodeUsage:
 
     def update(self, codes: Tensor) -> None:
         """Codes of any shape, int64 in [0, K)."""
-        self.counts += torch.bincount(codes.flatten(), minlength=self.counts.numel()).to(self.counts.device)
+        flat = codes.flatten().to(self.counts.device)
+        self.counts.index_add_(0, flat, torch.ones_like(flat))  # bincount would wait for the device
 
     def compute(self) -> dict[str, float]:
         """`usage` in [0, 1], `perplexity` in [1, K] (the exponential of the codes' entropy), `dead_codes` and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tiny
 import torch
 
 from common.models.vqrae import VQRAE
+from tokenizer import reconstruct
 from tokenizer.train import train
 
 
@@ -49,3 +51,17 @@ def test_two_processes_train_like_one(pair: Any, pictures: Path, tmp_path: Path,
     one, two = (VQRAE.from_pretrained(tmp_path / name / "model").state_dict() for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=1e-3)
+
+
+def test_two_processes_score_like_one(pair: Any, pictures: Path, tmp_path: Path) -> None:
+    """Twelve pictures in batches of five: the ranks' last batches differ."""
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "run", "steps=1"))
+    common = [str(tmp_path / "run" / "model"), "--images", str(pictures), "--batch-size", "5"]
+    common += ["--skip-fid", "--skip-lpips", "--workers", "0", "--device", "cpu"]
+    reconstruct.main([*common, "--output", str(tmp_path / "one")])
+    pair.run("score_pictures", arguments=[*common, "--output", str(tmp_path / "two")])
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert one["scores"] == pytest.approx(two["scores"], abs=1e-12) and one["scores"]["images"] == 12
+    rows = [(tmp_path / name / "per_image.jsonl").read_text() for name in ("one", "two")]
+    assert [json.loads(line)["key"] for line in rows[0].splitlines()] == [f"{i:03d}.png" for i in range(12)]
+    assert rows[0] == rows[1]

@@ -1,0 +1,105 @@
+"""What the miniature tokenizer reached on held-out scenes.
+
+    python scripts/demo/tokenizer_report.py --demo runs/demo
+
+Compares stage 1, stage 1 continued for as long as stage 2 took, and stage 2: PSNR, SSIM, codebook usage, the
+share of true scenes that the exact detector still recognises after reconstruction, and a linear probe fitted on
+the frozen encoder's features and applied, unchanged, to stage 2's. Writes the section `tokenizer` of
+summary.json and reconstructions.png (original, stage 1, stage 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from detector import detected_share
+from PIL import Image, ImageDraw
+from probe import encode, fit_probe
+from summary import merge
+from torch import Tensor
+from world import World, read_world
+
+from common.data.images import to_float, to_pil
+from common.errors import run_cli
+from common.models.vqrae import VQRAE
+from common.models.vqrae_loading import load_vqrae
+from tokenizer.inference import reconstruct
+from tokenizer.reconstruction_metrics import ReconstructionMetrics
+
+FITTED_ON = 2000  # training images for the probe
+SHOWN = 12
+
+
+def measure(model: VQRAE, world: World) -> tuple[dict[str, float], Tensor]:
+    """Scores of a model on a split, and its reconstructions (B, 3, S, S)."""
+    metrics = ReconstructionMetrics(model.config.codebook_size)
+    rebuilt = []
+    for pixels in to_float(world.images).split(100):
+        pictures, codes = reconstruct(model, pixels)
+        metrics.update(pixels, pictures, codes)
+        rebuilt.append(pictures)
+    pictures = torch.cat(rebuilt)
+    return {**metrics.compute(), "detected": detected_share(world.scenes, pictures)}, pictures
+
+
+def sheet(rows: dict[str, Tensor], scale: int = 3, gap: int = 4, margin: int = 132) -> Image.Image:
+    """Named rows of (B, 3, S, S) pictures."""
+    first = next(iter(rows.values()))
+    side = first.shape[-1] * scale
+    page = Image.new("RGB", (margin + len(first) * (side + gap), len(rows) * (side + gap)), "white")
+    draw = ImageDraw.Draw(page)
+    for y, (name, pictures) in enumerate(rows.items()):
+        draw.text((6, y * (side + gap) + side // 2 - 8), name, fill="black", font_size=14)
+        for x, picture in enumerate(pictures):
+            tile = to_pil(picture).resize((side, side), Image.Resampling.NEAREST)
+            page.paste(tile, (margin + x * (side + gap), y * (side + gap)))
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo = parser.parse_args().demo
+    train, held_out = (read_world(demo / "world", split) for split in ("train", "val"))
+
+    models, scores, pictures = {}, {}, {"original": to_float(held_out.images[:SHOWN])}
+    for stage in ("stage1", "stage1_continued", "stage2"):
+        models[stage] = load_vqrae(str(demo / f"tokenizer_{stage}" / "model"))[0].eval()
+        scores[stage], rebuilt = measure(models[stage], held_out)
+        pictures[stage.replace("_", " ")] = rebuilt[:SHOWN]
+
+    # Stage 1 leaves the encoder as it was, so its features are those of the frozen original.
+    probe = fit_probe(encode(models["stage1"].encoder, train.images[:FITTED_ON]), train.scenes[:FITTED_ON])
+    accuracy = {
+        stage: probe.accuracy(encode(models[stage].encoder, held_out.images), held_out.scenes)
+        for stage in ("stage1", "stage2")
+    }
+    final = models["stage2"]
+    section: dict[str, Any] = {
+        "psnr_stage1": scores["stage1"]["psnr"],
+        "psnr_stage1_continued": scores["stage1_continued"]["psnr"],
+        "psnr_stage2": scores["stage2"]["psnr"],
+        "ssim_stage2": scores["stage2"]["ssim"],
+        "usage": scores["stage2"]["usage"],
+        "perplexity": scores["stage2"]["perplexity"],
+        "codebook_size": final.config.codebook_size,
+        "code_dim": final.config.codebook_dim,
+        "encoder_width": final.encoder.width,
+        "probe_frozen": accuracy["stage1"]["mean"],
+        "probe_stage2": accuracy["stage2"]["mean"],
+        "probe_shape": [accuracy["stage1"]["shape"], accuracy["stage2"]["shape"]],
+        "probe_color": [accuracy["stage1"]["color"], accuracy["stage2"]["color"]],
+        "detected_stage1": scores["stage1"]["detected"],
+        "detected": scores["stage2"]["detected"],
+        "detected_originals": detected_share(held_out.scenes, to_float(held_out.images)),
+    }
+    merge(demo / "summary.json", "tokenizer", section)
+    sheet(pictures).save(demo / "reconstructions.png")
+    print(f"pictures: {demo / 'reconstructions.png'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
