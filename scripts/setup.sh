@@ -25,6 +25,6 @@ stamp=".venv/.vqrae-$(cat pyproject.toml constraints.txt <(echo "$extras") | sha
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # uv resolves torch and torchvision in one go and takes both from the same place, so that their binaries match.
 [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv
-.venv/bin/uv pip install --quiet --python .venv/bin/python --constraint constraints.txt --editable ".[$extras]"
+.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --constraint constraints.txt --editable ".[$extras]"
 touch "$stamp"
 echo "environment ready: .venv"

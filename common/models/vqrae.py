@@ -219,15 +219,13 @@ class VQRAE(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # The encoder is a model of its own and initialises itself; SimVQ has done so; what is left is the decoder:
+        # matrices with a standard deviation of 0.02, as in TiTok.
         if isinstance(module, PixelDecoder):
             init.normal_(module.positions, std=0.02)
-            # Close to mid-grey before the first step: pixels are centred on one half.
-            init.normal_(module.to_pixels.weight, std=0.02)
-            init.constant_(module.to_pixels.bias, 0.5)
-        elif isinstance(module, SimVQ):
-            pass  # `reset_parameters` has set it; its parts are skipped below as well
+            init.constant_(module.to_pixels.bias, 0.5)  # mid-grey before the first step
         elif not any(module is part for part in self.quantizer.modules()):
-            self.encoder.model._init_weights(module)
+            super()._init_weights(module)
 
 
 def _first(value: int | list[int] | tuple[int, ...]) -> int:
@@ -236,4 +234,4 @@ def _first(value: int | list[int] | tuple[int, ...]) -> int:
 
 AutoConfig.register(VQRAEConfig.model_type, VQRAEConfig)
 AutoModel.register(VQRAEConfig, VQRAE)
-AutoImageProcessor.register(VQRAEConfig, CLIPImageProcessor)
+AutoImageProcessor.register(VQRAEConfig, image_processor_classes={"torchvision": CLIPImageProcessor})

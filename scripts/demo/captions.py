@@ -23,13 +23,13 @@ TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 RELATIONS = ("left of", "right of", "above", "below")
 
-# Prompts held out in each group: one group for each shape (the first named), number or relation.
+# Prompts held out in each group. Groups spread them evenly over numbers, relations and first shapes.
 HELD_OUT_PER_GROUP = {
     "single_object": 2,  # one group: 2 of 4 prompts
     "two_object": 1,  # of 3, for each first shape
     "counting": 1,  # of 4, for each number
     "colors": 2,  # of 10, for each shape
-    "position": 3,  # of 12, for each relation
+    "position": 1,  # of 3, for each relation and first shape
     "color_attr": 6,  # of 270, for each first shape
 }
 
@@ -52,7 +52,9 @@ def relations(first: Box, second: Box) -> set[str]:
     if np.all(np.abs(moved) < 1e-3):
         return set()
     dx, dy = moved / np.linalg.norm(offset)
-    verdicts = zip(("left of", "right of", "above", "below"), (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5))
+    verdicts = zip(
+        ("left of", "right of", "above", "below"), (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5), strict=True
+    )
     return {relation for relation, true in verdicts if true}
 
 
@@ -128,7 +130,9 @@ def all_prompts() -> Iterator[tuple[str, Metadata]]:
         yield from ((f"colors {shape}", colors(shape, color)) for color in COLORS)
     for first, second in permutations(SHAPES, 2):
         yield f"two_object {first}", two_object(first, second)
-        yield from ((f"position {relation}", position(first, relation, second)) for relation in RELATIONS)
+        yield from (
+            (f"position {relation} {first}", position(first, relation, second)) for relation in RELATIONS
+        )
         for pair in permutations(COLORS, 2):
             yield f"color_attr {first}", color_attr((first, pair[0]), (second, pair[1]))
 
@@ -182,12 +186,14 @@ def place(thing: Thing, side: int) -> str:
     return f"at the {words}" if words else "in the center"
 
 
+def describe_one(thing: Thing, side: int) -> str:
+    """An object's size, colour, shape and place in a picture of `side` px."""
+    return f"{a(f'{_size_word(thing, side)}{thing.color} {thing.shape}')} {place(thing, side)}"
+
+
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """All there is to say: every object's size, colour, shape and place, in random order."""
-    names = {
-        thing: a(f"{_size_word(thing, scene.size)}{thing.color} {thing.shape}") for thing in scene.things
-    }
-    parts = [f"{names[thing]} {place(thing, scene.size)}" for thing in scene.things]
+    parts = [describe_one(thing, scene.size) for thing in scene.things]
     parts = [parts[i] for i in rng.permutation(len(parts))]
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     return f"a photo of {listed}"

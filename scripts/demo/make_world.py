@@ -101,7 +101,7 @@ def write_shards(out: Path, records: list[dict[str, Any]]) -> None:
 
 def write_contact_sheet(out: Path, records: list[dict[str, Any]], columns: int = 6, rows: int = 5) -> None:
     """The first images, enlarged without smoothing, each above its caption."""
-    side, text = 192, 44
+    side, text = 192, 84  # px; six lines of text
     sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + text + 8) + 8), "white")
     draw = ImageDraw.Draw(sheet)
     for number, record in enumerate(records[: columns * rows]):
@@ -109,7 +109,7 @@ def write_contact_sheet(out: Path, records: list[dict[str, Any]], columns: int =
         y = 8 + number // columns * (side + text + 8)
         with Image.open(out / record["image"]) as image:
             sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        draw.multiline_text((x, y + side + 2), "\n".join(_wrap(record["caption"], 31)[:3]), fill="black")
+        draw.multiline_text((x, y + side + 2), "\n".join(_wrap(record["caption"], 31)), fill="black")
     sheet.save(out / "contact_sheet.png")
 
 

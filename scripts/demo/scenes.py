@@ -188,9 +188,8 @@ def _places(count: int, size: int, rng: np.random.Generator) -> list[tuple[int, 
         corners += MARGIN
         # Two boxes are apart when, along x or y, one starts GAP px after the other ends.
         after = corners[:, :, None] >= (corners + sides[None, :, None])[:, None, :] + GAP  # (128, n, n, xy)
-        apart = after.any(-1)
-        apart |= apart.transpose(0, 2, 1)
-        fits = (apart | np.eye(count, dtype=bool)).all((1, 2))
+        one_way = np.asarray(after.any(-1))
+        fits = (one_way | one_way.swapaxes(1, 2) | np.eye(count, dtype=bool)).all((1, 2))
         if fits.any():
             chosen = corners[int(fits.argmax())]
             return [(int(x), int(y), int(side)) for (x, y), side in zip(chosen, sides, strict=True)]
