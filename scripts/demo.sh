@@ -29,13 +29,20 @@ step() { # NAME COMMAND...: run it, and note how long it took
 }
 train() { python tokenizer/train.py --config "tokenizer/recipes/$1.yaml" "engine.precision=$precision" "${@:2}"; }
 
-step world      python scripts/demo/make_world.py --out "$out/world"
-step encoder    python scripts/demo/pretrain_encoder.py --world "$out/world" --out "$out/encoder"
-step stage1     train demo_stage1
-step stage2     train demo_stage2
-# Stage 1 for as many steps more, with stage 2's rates: what training longer gives without learning the encoder.
-step continued  train demo_stage2 output="$out/tokenizer_stage1_continued" model.freeze_encoder=true \
-                optimizer.encoder_lr=null loss.distillation=0.0 loss.discriminator=0.0
-step report     python scripts/demo/tokenizer_report.py --demo "$out"
+# Stage 2 on one core; on the other, stage 1 goes on for as many steps with stage 2's rates: what longer training
+# gives when the encoder does not learn.
+stage2_and_longer_stage1() {
+    OMP_NUM_THREADS=1 train demo_stage2 output="$out/tokenizer_stage1_continued" model.freeze_encoder=true \
+        optimizer.encoder_lr=null loss.distillation=0.0 loss.discriminator=0.0 \
+        >"$out/tokenizer_stage1_continued.log" 2>&1 &
+    OMP_NUM_THREADS=1 train demo_stage2
+    wait $! || { cat "$out/tokenizer_stage1_continued.log" >&2; return 1; }
+}
+
+step world   python scripts/demo/make_world.py --out "$out/world"
+step encoder python scripts/demo/pretrain_encoder.py --world "$out/world" --out "$out/encoder"
+step stage1  train demo_stage1
+step stage2  stage2_and_longer_stage1
+step report  python scripts/demo/tokenizer_report.py --demo "$out"
 
 python scripts/demo/summary.py "$out/summary.json" --seconds "$out/seconds.txt"

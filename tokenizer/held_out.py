@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common.data.images import to_float, to_pil
@@ -54,6 +54,20 @@ def pairs_grid(originals: Tensor, rebuilt: Tensor, pairs_per_row: int = 4, gap: 
         for offset, image in ((0, left), (width + gap, right)):
             sheet.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x + offset, y))
     return sheet
+
+
+def rows_sheet(rows: dict[str, Tensor], gap: int = 4, margin: int = 132) -> Image.Image:
+    """Named rows of (B, 3, S, S) pictures in [0, 1], one column per picture."""
+    first = next(iter(rows.values()))
+    side = first.shape[-1] * max(1, 96 // first.shape[-1])
+    page = Image.new("RGB", (margin + len(first) * (side + gap), len(rows) * (side + gap)), "white")
+    draw = ImageDraw.Draw(page)
+    for y, (name, pictures) in enumerate(rows.items()):
+        draw.text((6, y * (side + gap) + side // 2 - 8), name, fill="black", font_size=14)
+        for x, picture in enumerate(pictures):
+            tile = to_pil(picture).resize((side, side), Image.Resampling.NEAREST)
+            page.paste(tile, (margin + x * (side + gap), y * (side + gap)))
+    return page
 
 
 def first_images(config: TokenizerConfig, device: torch.device, count: int = 16) -> Tensor | None:

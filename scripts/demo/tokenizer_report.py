@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 from detector import detected_share
-from PIL import Image, ImageDraw
 from probe import encode, fit_probe
 from summary import merge
 from torch import Tensor
 from world import World, read_world
 
-from common.data.images import to_float, to_pil
+from common.data.images import to_float
 from common.errors import run_cli
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import load_vqrae
+from tokenizer.held_out import rows_sheet
 from tokenizer.inference import reconstruct
 from tokenizer.reconstruction_metrics import ReconstructionMetrics
 
@@ -45,22 +45,10 @@ def measure(model: VQRAE, world: World) -> tuple[dict[str, float], Tensor]:
     return {**metrics.compute(), "detected": detected_share(world.scenes, pictures)}, pictures
 
 
-def sheet(rows: dict[str, Tensor], scale: int = 3, gap: int = 4, margin: int = 132) -> Image.Image:
-    """Named rows of (B, 3, S, S) pictures."""
-    first = next(iter(rows.values()))
-    side = first.shape[-1] * scale
-    page = Image.new("RGB", (margin + len(first) * (side + gap), len(rows) * (side + gap)), "white")
-    draw = ImageDraw.Draw(page)
-    for y, (name, pictures) in enumerate(rows.items()):
-        draw.text((6, y * (side + gap) + side // 2 - 8), name, fill="black", font_size=14)
-        for x, picture in enumerate(pictures):
-            tile = to_pil(picture).resize((side, side), Image.Resampling.NEAREST)
-            page.paste(tile, (margin + x * (side + gap), y * (side + gap)))
-    return page
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     demo = parser.parse_args().demo
     train, held_out = (read_world(demo / "world", split) for split in ("train", "val"))
@@ -97,7 +85,7 @@ def main() -> None:
         "detected_originals": detected_share(held_out.scenes, to_float(held_out.images)),
     }
     merge(demo / "summary.json", "tokenizer", section)
-    sheet(pictures).save(demo / "reconstructions.png")
+    rows_sheet(pictures).save(demo / "reconstructions.png")
     print(f"pictures: {demo / 'reconstructions.png'}")
 
 

@@ -26,6 +26,16 @@ from common.models.encoder_loading import build_encoder, load_encoder
 from common.models.internvit_keys import _CONFIG
 from common.models.vision_encoder import VisionEncoder
 
+RENAMED = {
+    "encoder.layer.": "encoder.layers.",
+    "attention.projection_layer": "attn.proj",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "lambda_": "ls",
+    "embeddings.cls_token": "embeddings.class_embedding",
+    "embeddings.position_embeddings": "embeddings.position_embedding",
+    "patch_embeddings.projection": "patch_embedding",
+}
 SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -88,12 +98,7 @@ def test_original_internvit_keys(tmp_path: Path, prefix: str) -> None:
         if ".q_proj." in name:
             parts = [encoder.model.state_dict()[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
             name, tensor = name.replace("attention.q_proj", "attn.qkv"), torch.cat(parts)
-        for ours, theirs in (
-            ("encoder.layer.", "encoder.layers."), ("attention.projection_layer", "attn.proj"),
-            ("layernorm_before", "norm1"), ("layernorm_after", "norm2"), ("lambda_", "ls"), ("embeddings.cls_token", "embeddings.class_embedding"),
-            ("embeddings.position_embeddings", "embeddings.position_embedding"),
-            ("patch_embeddings.projection", "patch_embedding"),
-        ):  # fmt: skip
+        for ours, theirs in RENAMED.items():
             name = name.replace(ours, theirs)
         original[prefix + name] = tensor.contiguous()
     config = {theirs: tiny.INTERNVIT[ours] for theirs, ours in _CONFIG.items() if ours in tiny.INTERNVIT}

@@ -24,7 +24,12 @@ def rate(step: int, peak: float, end: float, warmup: int, total: int) -> float:
 def test_stage_2_equals_plain_torch(tmp_path: Path) -> None:
     pictures = tiny.write_pictures(tmp_path / "pictures")
     train(tiny.tokenizer_recipe(pictures, tmp_path / "start", "steps=1"))
-    overrides = [f"init_from={tmp_path / 'start' / 'model'}", *tiny.STAGE_2, "ema=false", "batch.micro_size=4"]
+    overrides = [
+        f"init_from={tmp_path / 'start' / 'model'}",
+        *tiny.STAGE_2,
+        "ema=false",
+        "batch.micro_size=4",
+    ]
     config = tiny.tokenizer_recipe(pictures, tmp_path / "run", *overrides, "loss.perceptual=0.0")
     train(config)
 
@@ -65,4 +70,6 @@ def test_stage_2_equals_plain_torch(tmp_path: Path) -> None:
 
     trained = VQRAE.from_pretrained(tmp_path / "run" / "model").state_dict()
     for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(trained[name], tensor, atol=2e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            trained[name], tensor, atol=2e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )

@@ -1,0 +1,123 @@
+"""What the codes cost on photographs: one recipe trained twice, with and without the quantizer.
+
+    python benchmarks/photos.py --photos DIR [--output OUT]     DIR holds train/ and val/
+
+The same trainer, steps, pictures and seed in both arms; the second passes the projected features by the codebook.
+Measures the held-out photographs (shorter edge resized, centre crop): PSNR and SSIM of both, the gap, and how the
+codebook is used. Arms run beside each other, one thread each; a stopped run is resumed. Writes results.json and
+grid.png (original, without quantizer, with codes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError, run_cli
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "benchmarks" / "photos.yaml"
+ARMS = {"continuous": ["model.quantize=false"], "codes": []}
+SHOWN = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, required=True, help="folder with train/ and val/")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/benchmarks/photos"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="fields of photos.yaml to change"
+    )
+    options = parser.parse_args()
+    for split in ("train", "val"):
+        if not (options.photos / split).is_dir():
+            raise UserError(f"{options.photos / split}: --photos: no such folder")
+    minutes = train(options.photos, options.output, options.overrides)
+    report(options.photos, options.output, minutes)
+
+
+def train(photos: Path, output: Path, overrides: list[str]) -> float:
+    """Both arms side by side; minutes until the later one was done."""
+    shared = [f"data.sources.0.path={photos / 'train'}", f"evaluation.images={photos / 'val'}", *overrides]
+    command = [sys.executable, str(ROOT / "tokenizer" / "train.py"), "--config", str(RECIPE), *shared]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output.mkdir(parents=True, exist_ok=True)
+    started, running = time.monotonic(), {}
+    for arm, changes in ARMS.items():
+        print(f"training {arm}: see {output / arm}.log", flush=True)
+        with (output / f"{arm}.log").open("w") as log:
+            arguments = [*command, f"output={output / arm}", *changes]
+            running[arm] = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    for arm, process in running.items():
+        if process.wait():
+            raise UserError(f"{output / arm}.log: the arm {arm} failed with exit code {process.returncode}")
+    return (time.monotonic() - started) / 60
+
+
+def report(photos: Path, output: Path, minutes: float) -> None:
+    """Score both models and write what they reached."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from common.config import load_config
+    from common.data.images import to_float
+    from common.data.stream import evaluation_loader
+    from common.models.vqrae_loading import load_vqrae
+    from common.training.run import versions
+    from tokenizer.config import TokenizerConfig
+    from tokenizer.held_out import rows_sheet
+    from tokenizer.reconstruction_metrics import ReconstructionMetrics
+
+    config = load_config(TokenizerConfig, output / "codes" / "config.yaml")
+    scores: dict[str, dict[str, Any]] = {}
+    rows: dict[str, torch.Tensor] = {}
+    for arm in ARMS:
+        model = load_vqrae(str(output / arm / "model"))[0].eval()
+        metrics = ReconstructionMetrics(config.model.codebook_size)
+        for batch in evaluation_loader(photos / "val", config.data.image_size, 10):
+            pixels = to_float(batch["pixels"])
+            with torch.inference_mode():
+                result = model(pixels, quantize=arm == "codes")
+            metrics.update(pixels, result.reconstruction, result.codes)
+            if arm not in rows:
+                rows.setdefault("original", pixels[:SHOWN])
+                rows[arm] = result.reconstruction[:SHOWN].clamp(0, 1)
+        scores[arm] = dict(metrics.compute())
+    tower = config.model.encoder.architecture
+    result = {
+        "gap_db": scores["continuous"]["psnr"] - scores["codes"]["psnr"],
+        "scores": scores,
+        "codebook": [config.model.codebook_size, config.model.codebook_dim],
+        "steps": config.steps,
+        "minutes": round(minutes, 1),
+        "encoder": f"SigLIP-shaped, {tower['num_hidden_layers']} layers of {tower['hidden_size']}, "
+        f"patch {tower['patch_size']} at {tower['image_size']} px, random weights, trained end to end",
+        "versions": versions(),
+    }
+    (output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    rows_sheet(rows).save(output / "grid.png")
+    table = Table(title=f"{scores['codes']['images']} held-out photographs", title_justify="left")
+    for column in ("", "PSNR, dB", "SSIM", "usage", "perplexity", "tokens per code"):
+        table.add_column(column, justify="right" if column else "left")
+    for arm, found in scores.items():
+        use = [
+            f"{found[key]:.4g}" if key in found else "-" for key in ("usage", "perplexity", "tokens_per_code")
+        ]
+        table.add_row(arm, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", *use)
+    Console().print(table)
+    print(f"gap {result['gap_db']:.2f} dB; {output / 'results.json'}, {output / 'grid.png'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
