@@ -102,7 +102,7 @@ def report(photos: Path, output: Path, minutes: float) -> None:
         "steps": config.steps,
         "minutes": round(minutes, 1),
         "encoder": f"SigLIP-shaped, {tower['num_hidden_layers']} layers of {tower['hidden_size']}, "
-        f"patch {tower['patch_size']} at {tower['image_size']} px, random weights, trained end to end",
+        f"patch {tower['patch_size']} at {tower['image_size']} px, random weights, frozen",
         "versions": versions(),
     }
     (output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -24,8 +24,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except UserError as error:
         _close_progress_bars()
         print(f"error: {error}", file=sys.stderr)
-        # Not sys.exit alone: a process group may hold other ranks waiting in a collective, and the launcher
-        # ends them as soon as this one has a non-zero status.
+        # Other ranks may wait in a collective: the launcher ends them as soon as this one exits with an error.
         sys.exit(EXIT_BAD_INPUT)
 
 

@@ -53,7 +53,7 @@ def train(config: TokenizerConfig) -> None:
     from common.training.code_usage import CodeUsage
     from common.training.engine import autocast
     from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
-    from common.training.run import finish_run, open_run
+    from common.training.run import finish_run, open_run, record_run
     from tokenizer import assemble
     from tokenizer.codebook_start import start_from_data
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
@@ -68,7 +68,7 @@ def train(config: TokenizerConfig) -> None:
         accumulation = config.batch.accumulation(dist.world())
     except ValueError as error:
         raise UserError(str(error)) from error
-    run = open_run(config.output, config, config.resume)
+    run = open_run(config.output, config.resume)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
     latest = checkpoints.latest()
 
@@ -83,6 +83,7 @@ def train(config: TokenizerConfig) -> None:
     state = TrainingState(config, model, critic)
     generator, discriminator = state.generator, state.discriminator
     start = state.load(latest) if latest else 0
+    record_run(run, config)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
     position = start * config.batch.global_size
     batches = iter(

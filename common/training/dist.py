@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
+from common.errors import UserError
+
 
 def join(device: torch.device) -> None:
     """Join the group that a launcher announces in the environment, if any: for evaluations, without DeepSpeed."""
@@ -33,6 +35,11 @@ def start() -> torch.device:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
+        if local_rank >= torch.cuda.device_count():
+            there = torch.cuda.device_count()
+            raise UserError(
+                f"local rank {local_rank}: this machine has {there} GPUs; launch at most as many processes"
+            )
         torch.cuda.set_device(device)
     if not torch_dist.is_initialized():
         # Left at the end of the process and not of a run: DeepSpeed keeps the group it has met.

@@ -37,11 +37,11 @@ REPORTED = (
 )
 
 
-def open_run(folder: str, config: Any, resume: bool) -> Path:
-    """Make the run's folder and write its config and versions (rank 0).
+def open_run(folder: str, resume: bool) -> Path:
+    """Make the run's folder (rank 0).
 
     Raises:
-        UserError: it holds a run already and `resume` is false, or it cannot be written.
+        UserError: it holds a run already and `resume` is false, or it cannot be made.
     """
     path = Path(folder)
     if not resume and (path / "checkpoints").is_dir():
@@ -49,12 +49,24 @@ def open_run(folder: str, config: Any, resume: bool) -> Path:
     if dist.is_main():
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-            (path / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{path}: output: cannot be written: {error.strerror}") from error
+            raise UserError(f"{path}: output: cannot be made: {error.strerror}") from error
     dist.barrier()
     return path
+
+
+def record_run(run: Path, config: Any) -> None:
+    """Write config and versions (rank 0), once it is known that the recipe fits what stands there.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    if dist.is_main():
+        try:
+            (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            (run / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{run}: output: cannot be written: {error.strerror}") from error
 
 
 def finish_run(run: Path, model: Any) -> None:
