@@ -1,11 +1,12 @@
-"""What the codes cost on photographs: one recipe trained twice, with and without the quantizer.
+"""What the codes cost on photographs: the same autoencoder with and without its quantizer.
 
     python benchmarks/photos.py --photos DIR [--output OUT]     DIR holds train/ and val/
 
-The same trainer, steps, pictures and seed in both arms; the second passes the projected features by the codebook.
-Measures the held-out photographs (shorter edge resized, centre crop): PSNR and SSIM of both, the gap, and how the
-codebook is used. Arms run beside each other, one thread each; a stopped run is resumed. Writes results.json and
-grid.png (original, without quantizer, with codes).
+No pretrained encoder is at hand, so one is trained first, as a continuous autoencoder on the same photographs, and
+stays frozen from then on. The two arms then share trainer, encoder, steps, pictures and seed; one passes the
+projected features by the codebook. Measures the held-out photographs (shorter edge resized, centre crop): PSNR and
+SSIM of both, the gap, and how the codebook is used. A stopped call is resumed. Writes results.json and grid.png
+(original, without quantizer, with codes).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from common.errors import UserError, run_cli
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "benchmarks" / "photos.yaml"
+TOWER = ["model.quantize=false", "model.freeze_encoder=false", "model.encoder.source=null"]
 ARMS = {"continuous": ["model.quantize=false"], "codes": []}
 SHOWN = 8
 
@@ -42,29 +43,57 @@ def main() -> None:
     for split in ("train", "val"):
         if not (options.photos / split).is_dir():
             raise UserError(f"{options.photos / split}: --photos: no such folder")
-    minutes = train(options.photos, options.output, options.overrides)
-    report(options.photos, options.output, minutes)
+    train(options.photos, options.output, options.overrides)
+    report(options.photos, options.output)
 
 
-def train(photos: Path, output: Path, overrides: list[str]) -> float:
-    """Both arms side by side; minutes until the later one was done."""
+def train(photos: Path, output: Path, overrides: list[str]) -> None:
+    """The encoder, then both arms on it side by side, one thread each.
+
+    Raises:
+        UserError: a run failed; names its log.
+    """
+    from common.models.vqrae_loading import load_vqrae
+
     shared = [f"data.sources.0.path={photos / 'train'}", f"evaluation.images={photos / 'val'}", *overrides]
-    command = [sys.executable, str(ROOT / "tokenizer" / "train.py"), "--config", str(RECIPE), *shared]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    encoder = output / "encoder"
+    run_all(output, {"tower": [*shared, *TOWER]}, threads=2)
+    load_vqrae(str(output / "tower" / "model"))[0].encoder.save_pretrained(encoder)
+    arms = {arm: [*shared, f"model.encoder.source={encoder}", *changes] for arm, changes in ARMS.items()}
+    run_all(output, arms, threads=1)
+
+
+def run_all(output: Path, runs: dict[str, list[str]], threads: int) -> None:
+    """Train runs of the recipe at the same time, each with its overrides."""
     output.mkdir(parents=True, exist_ok=True)
-    started, running = time.monotonic(), {}
-    for arm, changes in ARMS.items():
-        print(f"training {arm}: see {output / arm}.log", flush=True)
-        with (output / f"{arm}.log").open("w") as log:
-            arguments = [*command, f"output={output / arm}", *changes]
-            running[arm] = subprocess.Popen(arguments, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    for arm, process in running.items():
-        if process.wait():
-            raise UserError(f"{output / arm}.log: the arm {arm} failed with exit code {process.returncode}")
-    return (time.monotonic() - started) / 60
+    command = [sys.executable, str(ROOT / "tokenizer" / "train.py"), "--config", str(RECIPE)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, overrides in runs.items():
+            print(f"training {name}; progress in {output / name}.log", flush=True)
+            with (output / f"{name}.log").open("w") as log:
+                arguments = [*command, f"output={output / name}", *overrides]
+                running[name] = subprocess.Popen(arguments, stdout=log, stderr=log, env=environment)
+        for name, process in running.items():
+            if process.wait():
+                raise UserError(f"{output / name}.log: training failed with exit code {process.returncode}")
+    finally:
+        for process in running.values():
+            process.terminate()
 
 
-def report(photos: Path, output: Path, minutes: float) -> None:
+def minutes(run: Path, images_per_step: int) -> float:
+    """Training time of a run, from its own records, so that it survives a resume."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seconds, before = 0.0, 0
+    for record in (record for record in records if record["kind"] == "train"):
+        seconds += (record["step"] - before) * images_per_step / record["images_per_second"]
+        before = record["step"]
+    return round(seconds / 60, 2)
+
+
+def report(photos: Path, output: Path) -> None:
     """Score both models and write what they reached."""
     import torch
     from rich.console import Console
@@ -100,9 +129,10 @@ def report(photos: Path, output: Path, minutes: float) -> None:
         "scores": scores,
         "codebook": [config.model.codebook_size, config.model.codebook_dim],
         "steps": config.steps,
-        "minutes": round(minutes, 1),
+        "minutes": {run: minutes(output / run, config.batch.global_size) for run in ("tower", *ARMS)},
         "encoder": f"SigLIP-shaped, {tower['num_hidden_layers']} layers of {tower['hidden_size']}, "
-        f"patch {tower['patch_size']} at {tower['image_size']} px, random weights, frozen",
+        f"patch {tower['patch_size']} at {tower['image_size']} px, trained as a continuous autoencoder on the same "
+        "photographs, then frozen",
         "versions": versions(),
     }
     (output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

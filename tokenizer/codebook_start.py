@@ -117,6 +117,8 @@ def start_from_data(model: VQRAE, config: TokenizerConfig, device: torch.device)
     mean, std = statistics.compute()
     quantizer.feature_mean.copy_(mean)
     quantizer.feature_std.copy_(std)
+    if not config.model.quantize:  # the statistics alone: the same autoencoder, without codes
+        return
     try:
         start_codebook(quantizer, torch.cat(sample), settings.method, config.seed)
     except ValueError as error:

@@ -76,7 +76,7 @@ def train(config: TokenizerConfig) -> None:
     teacher = assemble.assemble_teacher(model, config)
     critic = assemble.assemble_discriminator(config)
     perceptual = build_perceptual(config.loss.perceptual_model, device) if config.loss.perceptual else None
-    if latest is None and config.init_from is None and config.model.quantize:
+    if latest is None and config.init_from is None:
         start_from_data(model, config, device)
 
     # --- The engines; then back to where a former run was

@@ -48,7 +48,7 @@ class VisionEncoder(nn.Module):
         # Plain attributes and no buffers: a model that is built without memory and then filled from a checkpoint
         # would leave buffers that no checkpoint holds empty.
         self._normalization: tuple[Tensor, Tensor] | None = None
-        self.model = self.model_class._from_config(config)
+        self.model = self.model_class._from_config(config, attn_implementation=config._attn_implementation)
         self.freeze_unread()
 
     @property

@@ -108,6 +108,7 @@ class VQRAE(PreTrainedModel):
     def __init__(self, config: VQRAEConfig) -> None:
         super().__init__(config)
         tower: Any = config.encoder_config
+        tower._attn_implementation = self.config._attn_implementation  # for encoder and decoder alike
         family = FAMILIES[tower.model_type]
         self.encoder = family(tower, config.image_mean, config.image_std)
         self.quantizer = SimVQ(self.encoder.width, config.codebook_size, config.codebook_dim, config.gradient)
@@ -133,6 +134,7 @@ class VQRAE(PreTrainedModel):
             output_patch_size=output_patch_size or encoder.patch_size,
             **kwargs,
         )
+        config._attn_implementation = encoder.model.config._attn_implementation
         model = cls(config)
         model.encoder.load_state_dict(encoder.state_dict())
         return model

@@ -151,3 +151,12 @@ def test_codes_survive_bf16_autocast_and_saving(tmp_path: Path) -> None:
     loaded = VQRAE.from_pretrained(tmp_path)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(model.encode(pixels).codes, loaded.encode(pixels).codes)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_attention_that_is_asked_for_is_used(attention: str, tmp_path: Path) -> None:
+    model = VQRAE.from_encoder(build_encoder(tiny.SIGLIP, attention), 64, 24)
+    model.save_pretrained(tmp_path)
+    for vqrae in (model, VQRAE.from_pretrained(tmp_path, attn_implementation=attention)):
+        used = {m.config._attn_implementation for m in vqrae.modules() if type(m).__name__ == "SiglipAttention"}
+        assert used == {attention}
