@@ -125,6 +125,7 @@ class VQRAE(PreTrainedModel):
         **kwargs: Any,
     ) -> VQRAE:
         """A fresh quantizer and decoder around a pretrained encoder; q defaults to the encoder's patch size."""
+        attention = encoder.model.config._attn_implementation  # the composite config resets it
         config = VQRAEConfig(
             encoder_config=encoder.model.config,
             image_mean=list(encoder.image_mean),
@@ -134,8 +135,7 @@ class VQRAE(PreTrainedModel):
             output_patch_size=output_patch_size or encoder.patch_size,
             **kwargs,
         )
-        config._attn_implementation = encoder.model.config._attn_implementation
-        model = cls(config)
+        model = cls._from_config(config, attn_implementation=attention)
         model.encoder.load_state_dict(encoder.state_dict())
         return model
 

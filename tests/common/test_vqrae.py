@@ -158,5 +158,7 @@ def test_the_attention_that_is_asked_for_is_used(attention: str, tmp_path: Path)
     model = VQRAE.from_encoder(build_encoder(tiny.SIGLIP, attention), 64, 24)
     model.save_pretrained(tmp_path)
     for vqrae in (model, VQRAE.from_pretrained(tmp_path, attn_implementation=attention)):
-        used = {m.config._attn_implementation for m in vqrae.modules() if type(m).__name__ == "SiglipAttention"}
+        used = {
+            m.config._attn_implementation for m in vqrae.modules() if type(m).__name__ == "SiglipAttention"
+        }
         assert used == {attention}
