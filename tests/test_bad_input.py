@@ -198,7 +198,7 @@ def test_a_recipe_that_does_not_fit(
         ("evaluation.images={shelf}/texts", ["texts: no images in this folder"]),
         ("evaluation.images={shelf}/bombs", ["bomb.png: 400000000 pixels, over the limit"]),
         ("batch.global_size=3", ["batch.global_size: 3 is no multiple of batch.micro_size 2 x 1 ranks"]),
-        ("output={shelf}/odd/gray.png", ["gray.png: output: cannot be written"]),
+        ("output={shelf}/odd/gray.png", ["gray.png: output: cannot be made"]),
     ],
 )
 def test_a_run_that_cannot_start(

@@ -53,7 +53,7 @@ def tokenizer_recipe(pictures: Path, output: Path, *overrides: str) -> Tokenizer
         "steps": 6,
         "ema": False,
         "model": {
-            "encoder": {"source": None, "architecture": SIGLIP},
+            "encoder": {"source": None, "architecture": dict(SIGLIP)},
             "freeze_encoder": True,
             "codebook_size": 32,
             "codebook_dim": 16,
