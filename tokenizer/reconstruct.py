@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from common.training import dist
+    from common.training.run import versions
     from tokenizer import protocols
     from tokenizer import reconstruction_report as report
     from tokenizer.inference import load_model, start_process
@@ -111,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
                 "device": str(device),
                 "seconds": round(time.time() - started, 1),
             },
-            "versions": report.versions(),
+            "versions": versions(report.PACKAGES),
         }
         report.write(args.output, results, rows, examples)
         report.print_table(results, args.output)

@@ -7,7 +7,6 @@ import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +111,6 @@ def weights_sha256(folder: Path) -> str:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what the scores depend on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def print_table(results: dict[str, Any], folder: Path) -> None:

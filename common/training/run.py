@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,10 @@ def finish_run(run: Path, model: Any) -> None:
     dist.barrier()
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Iterable[str] = REPORTED) -> dict[str, str]:
     """Versions of what a result depends on."""
     found = {"python": platform.python_version()}
-    for name in REPORTED:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

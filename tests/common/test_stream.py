@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import replace
 from itertools import islice
@@ -303,12 +302,11 @@ def test_a_stream_is_no_evaluation_set(tmp_path: Path) -> None:
 # ---- photographs -----------------------------------------------------------------------------------------
 
 
-def test_photographs_load() -> None:
-    root = os.environ.get("VQRAE_TEST_DATA")
-    if not root or not Path(root, "photos", "val").is_dir():
-        pytest.skip("real photographs: set VQRAE_TEST_DATA to a folder with photos/val")
-    batches = list(evaluation_loader(Path(root, "photos", "val"), 64, 32))
-    assert sum(len(batch["key"]) for batch in batches) == len(list(Path(root, "photos", "val").glob("*.jpg")))
-    captioned = SourceConfig(kind="folder", path=str(Path(root, "coco128", "images")))
+def test_photographs_load(photographs: Path) -> None:
+    batches = list(evaluation_loader(photographs / "photos" / "val", 64, 32))
+    assert sum(len(batch["key"]) for batch in batches) == len(
+        list((photographs / "photos" / "val").glob("*.jpg"))
+    )
+    captioned = SourceConfig(kind="folder", path=str(photographs / "coco128" / "images"))
     batch = ImageStream(DataConfig(image_size=64, sources=(captioned,)), 0).batch(list(range(16)))
     assert batch["pixels"].float().std() > 20 and all(batch["caption"]) and not batch["skipped"]
