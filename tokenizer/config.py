@@ -11,6 +11,7 @@ from typing import Literal
 from common.config import configclass
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
+from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.metrics import LoggingConfig
 from common.training.optim import AdamWConfig
@@ -162,14 +163,6 @@ class EvaluationConfig:
 
     images: str | None
     limit: int = 512
-
-
-@configclass
-class CheckpointConfig:
-    """Steps between checkpoints and how many of the newest stay."""
-
-    save_every: int
-    keep: int = 2
 
 
 @configclass

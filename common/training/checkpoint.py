@@ -17,10 +17,19 @@ from typing import Any
 
 import torch
 
+from common.config import configclass
 from common.errors import UserError, one_line
 from common.training import dist
 
 LATEST = "latest"
+
+
+@configclass
+class CheckpointConfig:
+    """Steps between checkpoints and how many of the newest stay."""
+
+    save_every: int
+    keep: int = 2
 
 
 class Checkpoints:

@@ -1,0 +1,219 @@
+"""The recipe of one stage of understanding: one typed tree from which a run follows.
+
+Pretraining and fine-tuning differ in these fields only: what is trained, the rates, the template, the data, and the
+ZeRO stage.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from common.config import configclass
+from common.training.checkpoint import CheckpointConfig
+from common.training.engine import BatchConfig, EngineConfig
+from common.training.metrics import LoggingConfig
+from common.training.optim import AdamWConfig
+
+Architecture = dict[str, int | float | str | bool]
+Template = Literal["plain", "vicuna_v1", "qwen"]
+Part = Literal["projector", "language_model"]
+
+
+@configclass
+class TowerConfig:
+    """The frozen vision tower.
+
+    Args:
+        source: a VQRAE's folder, whose encoder is taken, or a plain SigLIP tower as a folder or hub id.
+        architecture: config fields of the tower, checked against `source`; dry runs need nothing else.
+    """
+
+    source: str
+    architecture: Architecture
+
+    def __post_init__(self) -> None:
+        _stated(self.architecture, "model_type", "hidden_size", "image_size", "patch_size")
+
+
+@configclass
+class LanguageModelConfig:
+    """Any causal language model of transformers.
+
+    Args:
+        source: a folder or hub id; its text tokenizer stands beside it.
+        architecture: config fields of the model, checked against `source`.
+        pad_token: an existing token to pad with, for text tokenizers that name none.
+    """
+
+    source: str
+    architecture: Architecture
+    pad_token: str | None = None
+
+    def __post_init__(self) -> None:
+        _stated(self.architecture, "model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+
+
+@configclass
+class LoRAConfig:
+    """Low-rank adapters on every linear layer of the language model (arXiv 2106.09685); the rest of it stays frozen.
+
+    Args:
+        rank, alpha, dropout: as in the paper; LLaVA-1.5 trains with 128, 256 and 0.05.
+    """
+
+    rank: int
+    alpha: int
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank: expected 1 or more, found {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected a share in [0, 1), found {self.dropout}")
+
+
+@configclass
+class ModelConfig:
+    """Tower, projector and language model (section 3.4 of the paper, Table 8)."""
+
+    tower: TowerConfig
+    language_model: LanguageModelConfig
+    projector: Literal["mlp2x_gelu"]
+    """Two linear layers with a GELU between: the projector of `LlavaForConditionalGeneration`."""
+    vision_select_layer: Literal[-1]
+    """The last hidden state, before SigLIP's `post_layernorm` (decision 1)."""
+    template: Template
+    """How a conversation becomes text; see `understanding/conversation.py`."""
+    image_fit: Literal["pad", "resize"] = "pad"
+    """How a picture becomes the tower's square: padded with the tower's mean colour, or stretched."""
+    train: tuple[Part, ...]
+    """What learns; the tower never does."""
+    lora: LoRAConfig | None = None
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("train: expected projector, language_model or both, found none")
+        if self.lora is not None and set(self.train) != {"projector", "language_model"}:
+            raise ValueError("lora: adapters train the language model beside the projector; set both in train")
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one picture: (S / p) squared."""
+        size, patch = (int(self.tower.architecture[key]) for key in ("image_size", "patch_size"))
+        return (size // patch) ** 2
+
+
+@configclass
+class ConversationSource:
+    """LLaVA's format: a JSON list (or JSON Lines) of `id`, `image` and `conversations`.
+
+    Args:
+        annotations: the file. images: the folder that its `image` paths start from.
+        samples: how many it holds, as published; dry runs count steps with it, and another number is an error. Null
+            takes what is there.
+    """
+
+    annotations: str
+    images: str
+    samples: int | None = None
+
+
+@configclass
+class ConversationDataConfig:
+    """Which conversations, and how they become batches.
+
+    Args:
+        max_length: tokens of a sample, its image tokens included; text beyond is cut, an image never is.
+        group: what the samples of a batch have in common: nothing, a similar length, or also whether they have images
+            (LLaVA-1.5's fine-tuning).
+        packing: lay several samples in one row, isolated from each other, instead of padding them.
+        max_skipped_share: share of missing, corrupt or unusable samples past which training stops.
+    """
+
+    sources: tuple[ConversationSource, ...]
+    max_length: int
+    group: Literal["none", "length", "modality_length"]
+    packing: bool = False
+    workers: int = 4
+    prefetch: int = 2
+    max_skipped_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources: expected at least one source, found none")
+        for field in ("max_length", "workers", "prefetch"):
+            least = 0 if field == "workers" else 1
+            if getattr(self, field) < least:
+                raise ValueError(f"{field}: expected at least {least}, found {getattr(self, field)}")
+        if not 0 <= self.max_skipped_share <= 1:
+            raise ValueError(
+                f"max_skipped_share: expected a share in [0, 1], found {self.max_skipped_share}"
+            )
+
+
+@configclass
+class OptimizerConfig:
+    """One peak rate for all that learns, a warm-up over a share of the steps, then a cosine (Table 8)."""
+
+    lr: float
+    end_lr: float = 0.0
+    warmup_ratio: float
+    adamw: AdamWConfig
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr: expected a positive number, found {self.lr}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"warmup_ratio: expected a share in [0, 1], found {self.warmup_ratio}")
+
+
+@configclass
+class HeldOutConfig:
+    """Conversations that are measured and not trained on: loss, token accuracy, exact answers.
+
+    Args:
+        source: null measures nothing. limit: the first so many of it.
+    """
+
+    source: ConversationSource | None
+    limit: int = 512
+
+
+@configclass
+class UnderstandingConfig:
+    """One stage of understanding."""
+
+    output: str
+    """The run's folder; see `common/training/run.py` for its layout."""
+    seed: int
+    init_from: str | None
+    """A LLaVA folder (`RUN/model` of pretraining): projector and language model start from it, and its tower must be
+    the one of `model.tower`. Null starts from `model.language_model.source` and a random projector."""
+    epochs: int
+    resume: bool = True
+    model: ModelConfig
+    data: ConversationDataConfig
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    engine: EngineConfig
+    logging: LoggingConfig
+    checkpoint: CheckpointConfig
+    evaluation: HeldOutConfig
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs: expected 1 or more, found {self.epochs}")
+        if self.data.max_length <= self.model.image_tokens:
+            raise ValueError(
+                f"data.max_length: {self.data.max_length} leaves no room for text beside the "
+                f"{self.model.image_tokens} tokens of one image"
+            )
+        if self.engine.zero_stage == 3 and self.engine.precision == "bf16_autocast":
+            raise ValueError("engine.precision: with zero_stage 3 choose bf16 or fp32")
+
+
+def _stated(architecture: Architecture, *needed: str) -> None:
+    missing = [key for key in needed if key not in architecture]
+    if missing:
+        raise ValueError(f"architecture: expected {', '.join(missing)} to be stated")
