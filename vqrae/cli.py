@@ -14,7 +14,7 @@ from importlib import import_module
 
 from common.errors import run_cli
 
-COMMANDS = ("reconstruct",)
+COMMANDS = ("reconstruct", "ask", "chat")
 
 
 def build_parser() -> argparse.ArgumentParser:
