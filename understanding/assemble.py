@@ -16,9 +16,10 @@ from common.training.engine import Precision, autocast
 from understanding.batches import BatchPlan
 from understanding.config import ConversationSource, UnderstandingConfig
 from understanding.dataset import ConversationDataset
-from understanding.model import LanguageSide, load_tower
+from understanding.model import LanguageSide
 from understanding.processor import build_processor
 from understanding.text_tokenizer import load_text_tokenizer
+from understanding.tower import load_tower
 from understanding.weights import build_language_side
 
 if TYPE_CHECKING:

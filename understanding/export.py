@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LlavaProcessor
 
 from common.errors import UserError, one_line
@@ -63,9 +63,8 @@ def export_model(
         for name, parameters, scale in merged_parameters(side)
     ]
     for name, tensor in tower.model.state_dict().items():
-        parts.append(
-            _Part(names[f"model.vision_tower.{name}"], tensor.numel(), partial(tensor.to, "cpu", dtype))
-        )
+        fetch = partial(_whole, [tensor], 0.0, dtype)
+        parts.append(_Part(names[f"model.vision_tower.{name}"], tensor.numel(), fetch))
     with _whole_or_absent(folder) as unfinished:
         _write_weights(unfinished, parts, dtype.itemsize, shard_bytes)
         if dist.is_main():
@@ -85,8 +84,8 @@ def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
     dtype = next(side.parameters()).dtype
     with _whole_or_absent(folder) as unfinished:
         tensors = {name: _whole([parameter], 0.0, dtype) for name, parameter in adapter_parameters(side)}
+        _save(unfinished / "adapter_model.safetensors", tensors)
         if dist.is_main():
-            save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
             save_peft_config(unfinished, side, base)
 
 
@@ -109,7 +108,7 @@ def _whole_or_absent(folder: Path) -> Iterator[Path]:
     dist.barrier()
 
 
-def _whole(parameters: list[nn.Parameter], scale: float, dtype: torch.dtype) -> Tensor | None:
+def _whole(parameters: Sequence[Tensor], scale: float, dtype: torch.dtype) -> Tensor | None:
     """W, or W + scale B A, as `merged_parameters` has them; gathered on all ranks, returned on rank 0."""
     with _gathered(parameters):
         if not dist.is_main():
@@ -122,14 +121,14 @@ def _whole(parameters: list[nn.Parameter], scale: float, dtype: torch.dtype) -> 
 
 
 @contextmanager
-def _gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
+def _gathered(parameters: Sequence[Tensor]) -> Iterator[None]:
     """The whole parameters inside; nothing to do for those that no rank shares."""
     if not hasattr(parameters[0], "ds_id"):
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(parameters):
+    with deepspeed.zero.GatheredParameters(list(parameters)):
         yield
 
 
@@ -142,17 +141,15 @@ def _write_weights(folder: Path, parts: list[_Part], element_bytes: int, shard_b
             size = 0
         shards[-1].append(part)
         size += part.elements * element_bytes
-    files = {}
+    files: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = (
             "model.safetensors"
             if len(shards) == 1
             else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         )
-        tensors = {part.name: part.fetch() for part in shard}
-        if dist.is_main():
-            save_file(tensors, folder / name, metadata={"format": "pt"})
-        files |= dict.fromkeys(tensors, name)
+        _save(folder / name, {part.name: part.fetch() for part in shard})
+        files |= {part.name: name for part in shard}
     if dist.is_main() and len(shards) > 1:
         total = sum(part.elements for part in parts)
         index = {
@@ -162,6 +159,13 @@ def _write_weights(folder: Path, parts: list[_Part], element_bytes: int, shard_b
         (folder / "model.safetensors.index.json").write_text(
             json.dumps(index, indent=2, sort_keys=True) + "\n"
         )
+
+
+def _save(path: Path, tensors: dict[str, Tensor | None]) -> None:
+    """What rank 0 has fetched."""
+    whole = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    if dist.is_main():
+        save_file(whole, path, metadata={"format": "pt"})
 
 
 def _write_configs(folder: Path, side: LanguageSide, dtype: torch.dtype, processor: LlavaProcessor) -> None:

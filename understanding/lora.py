@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -45,7 +45,7 @@ def save_peft_config(folder: Path, side: LanguageSide, base: str | None) -> None
     """`adapter_config.json`, by which `PeftModel.from_pretrained` takes adapters and projector from `folder`."""
     config: LoraConfig = side.llava.peft_config[ADAPTER]
     fields = {**config.to_dict(), "modules_to_save": [PROJECTOR], "base_model_name_or_path": base}
-    LoraConfig(**{**fields, "inference_mode": True}).save_pretrained(folder)
+    LoraConfig(**{**fields, "inference_mode": True}).save_pretrained(str(folder))
 
 
 def plain_name(name: str) -> str:
@@ -67,7 +67,7 @@ def adapter_parameters(side: LanguageSide) -> Iterator[tuple[str, nn.Parameter]]
 def merged_parameters(side: LanguageSide) -> Iterator[tuple[str, list[nn.Parameter], float]]:
     """Plain name of each weight, with the parameters that it is made of and a scale s: [W], or [W, A, B] for
     W + s B A."""
-    layers = {
+    layers: dict[int, Any] = {
         id(layer.base_layer.weight): layer for layer in side.llava.modules() if isinstance(layer, LoraLayer)
     }
     for name, parameter in side.llava.named_parameters():

@@ -109,7 +109,7 @@ class LanguageSide(nn.Module):
 
     def _with_images(self, inputs: Tensor, places: Tensor, features: Tensor | None, images: int) -> Tensor:
         """Embeddings (B, L, H) with the projected features at `places` (B, L)."""
-        projector = self.llava.model.multi_modal_projector
+        projector: Any = self.llava.model.multi_modal_projector
         weight, width = projector.linear_1.weight, projector.linear_1.in_features
         if features is None or not images:
             # The same modules as every other rank; what comes out of them counts for nothing.

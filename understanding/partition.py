@@ -21,8 +21,8 @@ class Partition:
         self.settings = settings
         self.convert: Any = None
 
-    def __call__(self, parameter: nn.Parameter) -> None:
-        """All ranks call this in the same order."""
+    def __call__(self, parameter: Any) -> None:
+        """Partition a `nn.Parameter`; all ranks call this in the same order."""
         if self.convert is not None:
             self.convert(param_list=[parameter])
             return

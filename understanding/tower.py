@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import SiglipVisionConfig
 
-from common.models.encoder_loading import load_encoder
 from common.errors import UserError
+from common.models.encoder_loading import load_encoder
 from common.models.vision_encoder import VisionEncoder
 from common.models.vqrae_loading import load_vqrae
 from common.models.weight_files import check_architecture, resolve_folder

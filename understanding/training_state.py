@@ -18,7 +18,8 @@ from common.training.checkpoint import Checkpoints, random_state, read_state, se
 from common.training.engine import load_engine, start_engine
 from common.training.optim import cosine_factor, parameter_groups
 from understanding.config import UnderstandingConfig
-from understanding.model import LanguageSide, tower_hash
+from understanding.model import LanguageSide
+from understanding.tower import tower_hash
 
 TAG = "language_side"
 

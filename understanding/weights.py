@@ -42,11 +42,10 @@ from understanding.model import (
     check_language_model,
     grown_vocabulary,
     llava_config,
-    load_tower,
     skeleton,
-    tower_hash,
 )
 from understanding.templates import IMAGE_TOKEN
+from understanding.tower import load_tower, tower_hash
 
 PROJECTOR, LANGUAGE_MODEL, HEAD = "model.multi_modal_projector.", "model.language_model.", "lm_head.weight"
 TOWERS: tuple[str, ...] = ("vision_tower.", "model.vision_tower.")
@@ -245,7 +244,7 @@ def _fill(
             module._buffers[leaf] = buffer.to(device)  # rotary frequencies, in float32 whatever the precision
 
 
-def _random(linear: nn.Module, shape: torch.Size, name: str) -> Tensor:
+def _random(linear: Any, shape: torch.Size, name: str) -> Tensor:
     """Start values of a linear layer of the projector, and of an adapter's A; its B is zero."""
     if ".lora_B." in name:
         return torch.zeros(shape)

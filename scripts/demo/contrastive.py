@@ -1,22 +1,38 @@
 """A SigLIP of miniature size and its contrastive training on scenes and their descriptions.
 
 What is notable here: it is transformers' own `SiglipModel` with SigLIP's sigmoid loss (Zhai et al., Sigmoid Loss
-for Language Image Pre-Training, 2023), from random weights, in about 200 seconds of processor time. So that shapes
-are learned in so few steps, training first looks at windows of 4 x 4 patches around single objects, each beside
-that object's part of the description (fewer tokens make more examples: Li et al., Scaling Language-Image
-Pre-training via Masking, 2023), and then at whole pictures beside whole descriptions.
+for Language Image Pre-Training, 2023), from random weights, in about 200 seconds of processor time. Three things
+make that enough for features in which a language model finds what stands where:
+
+- Patches learn beside words, as SigLIP 2 learns regions beside captions: each patch of an object, through the pooling
+  head by itself (Zhou et al., Extract Free Dense Labels from CLIP, 2022), is to fit the words said of that object, and
+  background is to fit none. A pooled loss alone leaves shapes spread over the picture: its colours tell nearly all
+  descriptions of a batch apart.
+- Most steps see windows of 4 x 4 patches around single objects: fewer tokens make more examples (Li et al., Scaling
+  Language-Image Pre-training via Masking, 2023). Whole pictures beside whole descriptions follow.
+- Positions start as sines and cosines of row and column (Beyer et al., Better plain ViT baselines for ImageNet-1k,
+  2022), so neighbours are neighbours from the first step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from captions import describe, describe_one
-from scenes import COLORS, SHAPES
+from contrastive_views import (
+    GRID,
+    TEXT_LENGTH,
+    TOKEN,
+    WORDS,
+    Views,
+    picture_batches,
+    to_pixels,
+    tokenize,
+    window_batches,
+)
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 from tqdm import tqdm
@@ -25,14 +41,6 @@ from world import World
 if TYPE_CHECKING:
     from transformers import SiglipModel
 
-# Word-level: words that tell nothing here (a, photo, of, at, the, and ...) are left out. 0 pads.
-WORDS = ("large", "small", *COLORS, *SHAPES, "top", "bottom", "left", "right", "center")
-TOKEN = {word: number for number, word in enumerate(WORDS, start=1)}
-OBJECT_LENGTH = 6  # tokens of one object: at most five words; the last position, always padding, is pooled
-TEXT_LENGTH = 21  # likewise of four objects
-
-GRID = 8  # patches along each side of a picture
-WINDOW = 4  # patches along each side of a window: 16 px at 32 px, so that an object of 13 px always fits
 WIDTH, LAYERS, HEADS = 128, 4, 4
 TEXT_LAYERS = 2
 # Standard deviation of the attention's matrices at the start. transformers' Xavier start (0.088 at this width)
@@ -40,20 +48,10 @@ TEXT_LAYERS = 2
 ATTENTION_STD = 0.03
 # Of the sigmoid loss at the start. The paper's bias of -10 is for batches of thousands.
 BIAS, SCALE = -5.0, 10.0
-
-
-def tokenize(texts: Sequence[str], length: int = TEXT_LENGTH) -> Tensor:
-    """(B, length) int64."""
-    ids = torch.zeros(len(texts), length, dtype=torch.long)
-    for row, text in zip(ids, texts, strict=True):
-        tokens = [TOKEN[word] for word in text.replace(",", "").split() if word in TOKEN]
-        row[: len(tokens)] = torch.tensor(tokens)
-    return ids
-
-
-def to_pixels(images: Tensor) -> Tensor:
-    """uint8 -> [-1, 1], as the saved image processor does (mean and std 0.5)."""
-    return images.float() / 127.5 - 1
+POSITION_SCALE = 0.5  # of the sines and cosines: as large as what the patches start with
+BATCH = 64  # in the same time, many small steps taught more than few large ones
+COVERED = 0.3  # a patch shows an object from this share of it on
+BACKGROUND = 0.3  # empty patches for each patch of an object
 
 
 def build_model(image_size: int) -> SiglipModel:
@@ -86,7 +84,19 @@ def build_model(image_size: int) -> SiglipModel:
             attention = layer.self_attn
             for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
                 torch.nn.init.normal_(linear.weight, std=ATTENTION_STD)
+        model.vision_model.embeddings.position_embedding.weight.copy_(POSITION_SCALE * _sines())
     return model
+
+
+def _sines() -> Tensor:
+    """(GRID**2, WIDTH): sines and cosines of a patch's row, then of its column, raster order."""
+    places = (torch.arange(GRID) + 0.5) / GRID
+    # From half a turn a patch down to about an eighth of a turn over the whole picture.
+    turns = torch.pi * GRID * 32 ** (-torch.arange(WIDTH // 4) / (WIDTH // 4))
+    angles = places[:, None] * turns
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    grid = (GRID, GRID, WIDTH // 2)
+    return torch.cat([waves[:, None].expand(grid), waves[None].expand(grid)], -1).flatten(0, 1)
 
 
 def sigmoid_loss(model: SiglipModel, images: Tensor, texts: Tensor, true: Tensor) -> Tensor:
@@ -101,56 +111,38 @@ def equal_rows(ids: Tensor) -> Tensor:
     return (ids[:, None] == ids[None]).all(-1)
 
 
-def pool_windows(model: SiglipModel, windows: Tensor, positions: Tensor) -> Tensor:
-    """What the pooling head makes of windows of pictures: (B, D).
-
-    `windows` (B, 3, W, W) pixels in [-1, 1], W = `WINDOW` patches; `positions` (B, WINDOW**2) says which of the
-    picture's patches they are.
-    """
+def encode_patches(model: SiglipModel, pixels: Tensor, positions: Tensor) -> Tensor:
+    """What the pooling head reads: (B, N, D)."""
     vision = model.vision_model
-    patches = vision.embeddings.patch_embedding(windows).flatten(2).transpose(1, 2)
+    patches = vision.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
     hidden = vision.encoder(inputs_embeds=patches + vision.embeddings.position_embedding(positions))
-    return vision.head(vision.post_layernorm(hidden.last_hidden_state))
+    return vision.post_layernorm(hidden.last_hidden_state)
 
 
-def window_batches(
-    world: World, batch: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Windows around objects, their patches' positions, and what is said of the object, without end."""
-    side = world.images.shape[-1]
-    patch = side // GRID
-    things = [(row, thing) for row, scene in enumerate(world.scenes) for thing in scene.things]
-    ids = tokenize([describe_one(thing, side) for _, thing in things], OBJECT_LENGTH)
-    rows = torch.tensor([row for row, _ in things])
-    corners = torch.tensor([[thing.top, thing.left] for _, thing in things]) // patch
-    top, left = corners.clamp(max=GRID - WINDOW).unbind(1)
-    steps = torch.arange(WINDOW)
-    positions = ((top[:, None] + steps)[:, :, None] * GRID + (left[:, None] + steps)[:, None, :]).flatten(1)
-    for picked in map(torch.from_numpy, _draws(len(things), batch, rng)):
-        windows = [
-            world.images[row, :, y * patch : (y + WINDOW) * patch, x * patch : (x + WINDOW) * patch]
-            for row, y, x in zip(
-                rows[picked].tolist(), top[picked].tolist(), left[picked].tolist(), strict=True
-            )
-        ]
-        yield to_pixels(torch.stack(windows)), positions[picked], ids[picked]
+def patch_loss(model: SiglipModel, patches: Tensor, views: Views) -> Tensor:
+    """SigLIP's loss of single patches (B, N, D) and single words."""
+    words = torch.zeros(len(WORDS), 2, dtype=torch.long)
+    words[:, 0] = torch.arange(1, len(WORDS) + 1)
+    said = (views.objects[:, :, None] == words[:, 0]).any(1)  # (T, words)
+    thing, place = (views.covered > COVERED).nonzero(as_tuple=True)
+    empty = torch.ones(patches.shape[:2]).index_add(0, views.rows, -views.covered) == 1
+    row, other = empty.nonzero(as_tuple=True)
+    drawn = torch.randperm(len(row))[: int(BACKGROUND * len(thing))]
+    picked = torch.cat([patches[views.rows[thing], place], patches[row[drawn], other[drawn]]])
+    true = torch.cat([said[thing], said.new_zeros(len(drawn), len(WORDS))]).T
+    images = model.vision_model.head(picked[:, None])
+    return sigmoid_loss(model, images, model.text_model(input_ids=words).pooler_output, true)
 
 
-def picture_batches(world: World, batch: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures and their descriptions, whose order of objects is drawn anew each time, without end."""
-    for picked in _draws(len(world.scenes), batch, rng):
-        texts = [describe(world.scenes[row], rng) for row in picked]
-        yield to_pixels(world.images[torch.from_numpy(picked)]), tokenize(texts)
-
-
-def _draws(length: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches of row numbers: every row once, in a new order, then again."""
-    order = np.empty(0, int)
-    while True:
-        while len(order) < batch:
-            order = np.concatenate([order, rng.permutation(length)])
-        yield order[:batch]
-        order = order[batch:]
+def loss_of(model: SiglipModel, views: Views) -> Tensor:
+    """Patches beside words and, where a view is a whole picture, pictures beside descriptions."""
+    patches = encode_patches(model, views.pixels, views.positions)
+    loss = patch_loss(model, patches, views)
+    if views.descriptions is not None:
+        pooled = model.vision_model.head(patches)
+        texts = model.text_model(input_ids=views.descriptions).pooler_output
+        loss = loss + sigmoid_loss(model, pooled, texts, equal_rows(views.descriptions))
+    return loss
 
 
 def train(
@@ -167,29 +159,24 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     losses: list[float] = []
 
-    def learn(images: Tensor, ids: Tensor, rate: float) -> None:
-        texts = model.text_model(input_ids=ids).pooler_output
-        loss = sigmoid_loss(model, images, texts, equal_rows(ids))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * rate
-        optimizer.step()
-        losses.append(loss.item())
-        progress.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
-        progress.update()
+    def learn(batches: Iterator[Views], count: int) -> None:
+        for step in range(count):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = loss_of(model, next(batches))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * _rate(step, count)
+            optimizer.step()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
+            progress.update()
 
     model.train()
     with tqdm(total=sum(steps), desc="contrastive pretraining", unit="step") as progress:
-        for step, (windows, positions, ids) in zip(
-            range(steps[0]), window_batches(world, 128, rng), strict=False
-        ):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                learn(pool_windows(model, windows, positions), ids, _rate(step, steps[0]))
-        for step, (pictures, ids) in zip(range(steps[1]), picture_batches(world, 64, rng), strict=False):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                learn(model.vision_model(pictures).pooler_output, ids, _rate(step, steps[1]))
+        learn(window_batches(world, BATCH, rng), steps[0])
+        learn(picture_batches(world, BATCH, rng), steps[1])
     model.eval()
     return float(np.mean(losses[-20:])) if losses else math.nan
 

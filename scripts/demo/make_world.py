@@ -5,8 +5,9 @@ python scripts/demo/make_world.py --out runs/demo/world
 train/000000.png ...     images, as is `val/`
 captions.jsonl           {"image", "caption", "tag", "description"} for each training image
 scenes.jsonl             exact ground truth: objects, boxes, background, and every true caption
+descriptions.json        the descriptions again, as LLaVA's pretraining takes captions
 questions.json           LLaVA conversations about training images
-val_captions.jsonl, val_scenes.jsonl, val_questions.json      the same for `val/`
+val_captions.jsonl, val_scenes.jsonl ...      the same for `val/`
 shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
 prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
 contact_sheet.png        a few training images with their captions
@@ -33,6 +34,7 @@ from tqdm import tqdm
 from common.errors import UserError, run_cli
 
 SHARD_LENGTH = 1000  # images in a shard
+ROUNDS = 6  # of questions about a training image: a picture costs more tokens than several answers about it
 
 
 def annotate(index: int, *, seed: int, split: str, size: int) -> tuple[Scene, dict[str, Any]]:
@@ -73,9 +75,20 @@ def write_split(out: Path, split: str, count: int, *, seed: int, size: int) -> l
     keys = ("image", "caption", "tag", "description")
     write_jsonl(out / f"{prefix}captions.jsonl", ({key: record[key] for key in keys} for record in records))
     write_jsonl(out / f"{prefix}scenes.jsonl", records)
-    talk = conversations([record["image"] for record in records], scenes, seed=seed)
+    described = [_described(record["image"], record["description"]) for record in records]
+    (out / f"{prefix}descriptions.json").write_text(json.dumps(described))
+    rounds = ROUNDS if split == "train" else 1
+    talk = conversations([record["image"] for record in records], scenes, seed=seed, rounds=rounds)
     (out / f"{prefix}questions.json").write_text(json.dumps(talk))
     return records
+
+
+def _described(image: str, description: str) -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": "Describe the picture.\n<image>"},
+        {"from": "gpt", "value": description},
+    ]
+    return {"id": image.removesuffix(".png"), "image": image, "conversations": turns}
 
 
 def write_jsonl(path: Path, records: Any) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive import GRID, build_model, retrieval_accuracy, train
+from contrastive import build_model, retrieval_accuracy, train
+from contrastive_views import GRID
 from probe import encode, fit_probe
 from torch import Tensor
 from world import read_world
@@ -56,7 +57,9 @@ def main() -> None:
     )
     parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for the encoder")
-    parser.add_argument("--window-steps", type=int, default=600, help="steps on single objects (default 600)")
+    parser.add_argument(
+        "--window-steps", type=int, default=1400, help="steps on single objects (default 1400)"
+    )
     parser.add_argument("--steps", type=int, default=200, help="steps on whole pictures (default 200)")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

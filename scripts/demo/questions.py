@@ -81,15 +81,19 @@ def _exists(things: Sequence[Thing], rng: np.random.Generator) -> Question:
     return Question(kind="exists", text=f"Is there {a(f'{color} {shape}')}?", answer=answer)
 
 
-def conversations(images: Sequence[str], scenes: Sequence[Scene], *, seed: int) -> list[dict[str, Any]]:
+def conversations(
+    images: Sequence[str], scenes: Sequence[Scene], *, seed: int, rounds: int = 1
+) -> list[dict[str, Any]]:
     """LLaVA's list of conversations, one per image that has a question left after balancing.
 
-    `images` are the paths to write, one per scene. Besides LLaVA's keys each entry has `kinds`, one per turn.
+    `images` are the paths to write, one per scene. Each scene is asked `rounds` times; what was asked before is left
+    out. Besides LLaVA's keys each entry has `kinds`, one per turn.
     """
     rng = np.random.default_rng([seed, len(scenes)])
     pool: dict[str, dict[str, list[tuple[int, Question]]]] = defaultdict(lambda: defaultdict(list))
     for index, scene in enumerate(scenes):
-        for question in ask(scene, rng):
+        found = (question for _ in range(rounds) for question in ask(scene, rng))
+        for question in {question.text: question for question in found}.values():
             pool[question.kind][question.answer].append((index, question))
     chosen: dict[int, list[Question]] = defaultdict(list)
     for kind in KINDS:

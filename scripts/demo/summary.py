@@ -31,8 +31,9 @@ def show(path: Path) -> None:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for section, values in json.loads(path.read_text(encoding="utf-8")).items():
         for name, value in values.items():
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            table.add_row(section, name, text)
+            for part, figure in value.items() if isinstance(value, dict) else [("", value)]:
+                text = f"{figure:.4g}" if isinstance(figure, float) else str(figure)
+                table.add_row(section, f"{name} {part}".strip(), text)
         if section == "seconds":
             table.add_row(section, "all", str(sum(values.values())))
         table.add_section()

@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(internvl, "_rewrite", full)
-    with pytest.raises(UserError, match="out: cannot be written: .*No space left"):
+    with pytest.raises(UserError, match=r"out: cannot be written: .*No space left"):
         internvl.insert(str(vqrae), str(source), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["internvl"]
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from common.errors import UserError
-from common.training import dist
 from understanding import assemble
 from understanding.export import export_model
 from understanding.model import LanguageSide
@@ -101,7 +100,7 @@ def test_vicunas_files(shelf: Path, tmp_path: Path) -> None:
     for name, tensor in build(shelf, "llama").llava.state_dict().items():
         torch.testing.assert_close(side.llava.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)
     (folder / files[names[0]]).unlink()
-    with pytest.raises(UserError, match="absent, yet pytorch_model.bin.index.json names it"):
+    with pytest.raises(UserError, match=r"absent, yet pytorch_model\.bin\.index\.json names it"):
         build(shelf, "llama", f"model.language_model.source={folder}")
 
 
@@ -148,7 +147,7 @@ def test_a_failed_export_leaves_what_was_there(shelf: Path, tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(processor, "save_pretrained", full)
-    with pytest.raises(UserError, match="model: could not be saved: .*No space left"):
+    with pytest.raises(UserError, match=r"model: could not be saved: .*No space left"):
         export_model(tmp_path / "model", side, tower, processor)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "model.safetensors").is_file()
@@ -204,7 +203,7 @@ def test_a_start_that_does_not_fit(shelf: Path, tmp_path: Path) -> None:
         build(shelf, "llama", start, f"model.tower.source={tmp_path / 'tower'}")
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text().replace(str(side.config.image_token_id), "7"))
-    with pytest.raises(UserError, match="image_token_index: <image> is .* the checkpoint has 7"):
+    with pytest.raises(UserError, match=r"image_token_index: <image> is .* the checkpoint has 7"):
         build(shelf, "llama", start)
 
 
@@ -243,6 +242,8 @@ CASES = {
     "ZeRO-3": ("engine.zero_stage=3",),
     "ZeRO-3, projector": ("engine.zero_stage=3", "model.train=[projector]"),
     "ZeRO-3, checkpointed": ("engine.zero_stage=3", "engine.activation_checkpointing=true"),
+    "ZeRO-3, offloaded": ("engine.zero_stage=3", "engine.offload=cpu"),
+    "ZeRO-3, bfloat16": ("engine.zero_stage=3", "engine.precision=bf16"),
     "ZeRO-3, adapters": ("engine.zero_stage=3", "model.lora={rank: 2, alpha: 4}"),
 }
 
@@ -256,20 +257,22 @@ def test_two_processes_step_like_one(pair: Any, shelf: Path, tmp_path: Path, cas
         **shared, output=str(tmp_path / "one"), overrides=[*overrides, "engine.zero_stage=1"]
     )
     two = pair.run("step_language_side", **shared, output=str(tmp_path / "two"), overrides=overrides)
+    rounded = "bfloat16" in case
     for rank in two:
-        assert rank["losses"] == pytest.approx(one["losses"], rel=1e-4)
+        assert rank["losses"] == pytest.approx(one["losses"], rel=2e-2 if rounded else 1e-4)
         assert rank["buffers"] == {"torch.float32"}
         assert (rank["built"] == 0) == ("ZeRO-3" in case)  # a partitioned parameter holds nothing itself
     shared_out = [
         guesses for turn in zip(*(rank["predicted"] for rank in two), strict=True) for guesses in turn
     ]
-    assert shared_out == one["predicted"]
+    assert shared_out == one["predicted"] or rounded
+    tolerance = {"atol": 5e-3, "rtol": 2e-2} if rounded else {"atol": 2e-5, "rtol": 1e-4}
     folders = ["model"] + (["adapter"] if "adapters" in case else [])
     for folder, file in zip(folders, ("model.safetensors", "adapter_model.safetensors"), strict=False):
         weights = [load_file(tmp_path / name / folder / file) for name in ("one", "two")]
         assert set(weights[0]) == set(weights[1])
         for name, tensor in weights[0].items():
-            torch.testing.assert_close(weights[1][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
+            torch.testing.assert_close(weights[1][name], tensor, **tolerance, msg=name)
 
 
 def test_zero_3_leaves_no_trace_in_the_process(shelf: Path, tmp_path: Path) -> None:

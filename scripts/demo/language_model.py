@@ -1,0 +1,123 @@
+"""Train the demo's language model from scratch, on the miniature world's captions: text alone, no picture.
+
+    python scripts/demo/language_model.py --world runs/demo/world --out runs/demo/language_model
+
+It writes a plain transformers folder with its text tokenizer: the rest of the demo treats it as it would treat a
+downloaded Qwen. Its shape is the one that understanding's recipe states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pretrain_encoder import has_bfloat16
+from text_tokenizer import learn
+from torch import Tensor
+from tqdm import tqdm
+
+from common.config import load_config
+from common.errors import UserError, run_cli
+
+RECIPE = Path(__file__).parents[2] / "understanding" / "recipes" / "demo_pretrain.yaml"
+CONTROLS = ("<|im_start|>", "<|im_end|>")  # of ChatML
+MERGED = 420  # tokens before them: 256 bytes, the words of captions and questions, the end of text
+BATCH, RATE = 32, 2e-3
+IGNORED = -100
+
+
+def read_texts(world: Path) -> tuple[list[str], list[str]]:
+    """Captions and descriptions, which are learned; questions and answers, whose words the vocabulary needs too.
+
+    Raises:
+        UserError: the folder holds no world.
+    """
+    path = world / "captions.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        path = world / "questions.json"
+        talks = json.loads(path.read_text(encoding="utf-8"))
+        captions = [record[key] for record in records for key in ("caption", "description")]
+        return captions, [turn["value"] for talk in talks for turn in talk["conversations"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: expected a world written by make_world.py ({error})") from error
+
+
+def batches(texts: list[list[int]], rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and labels (B, L) of random texts, padded at the right, without end."""
+    while True:
+        rows = [texts[index] for index in rng.integers(len(texts), size=BATCH)]
+        width = max(map(len, rows))
+        ids = torch.zeros(BATCH, width, dtype=torch.long)
+        labels = torch.full((BATCH, width), IGNORED)
+        for row, text in enumerate(rows):
+            ids[row, : len(text)] = labels[row, : len(text)] = torch.tensor(text)
+        yield ids, labels
+
+
+def train(model: Any, texts: list[list[int]], steps: int, seed: int) -> float:
+    """AdamW with a short warm-up and a cosine to zero; the mean loss of the last 20 steps, in nats a token."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    losses = []
+    stream = batches(texts, np.random.default_rng(seed))
+    with tqdm(total=steps, desc="language model", unit="step") as progress:
+        for step in range(steps):
+            ids, labels = next(stream)
+            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+                loss = model(input_ids=ids, labels=labels).loss  # causal: what pads is never seen
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+            optimizer.step()
+            losses.append(loss.item())
+            progress.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
+            progress.update()
+    return float(np.mean(losses[-20:]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the language model")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="states its shape (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    captions, talk = read_texts(options.world)
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from understanding.config import UnderstandingConfig
+
+    stated = dict(load_config(UnderstandingConfig, options.recipe).model.language_model.architecture)
+    text_tokenizer = learn([*captions, *talk], MERGED, CONTROLS)
+    if len(text_tokenizer) > int(stated["vocab_size"]):
+        raise UserError(
+            f"{options.recipe}: model.language_model.architecture.vocab_size: expected at least {len(text_tokenizer)}"
+        )
+    torch.manual_seed(options.seed)
+    end = text_tokenizer.eos_token_id
+    config = AutoConfig.for_model(
+        str(stated.pop("model_type")), **stated, bos_token_id=None, eos_token_id=end
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    texts = [[*ids, end] for ids in text_tokenizer(captions).input_ids]
+    loss = train(model, texts, options.steps, options.seed)
+    model.save_pretrained(options.out)
+    text_tokenizer.save_pretrained(options.out)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.out}: {size / 1e6:.2f} M parameters, {loss:.2f} nats a token of a caption")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,137 @@
+"""What the miniature language model sees: held-out questions, answered by greedy generation, and compared exactly.
+
+    python scripts/demo/understanding_report.py --demo runs/demo
+
+Compares the model on stage 2's encoder with the one on the frozen original encoder, trained alike, and, where there
+is one, with the one on an encoder that learned without distillation. Every question is asked after the true turns
+before it; once more with the pictures exchanged, since some answers can be guessed. Chance is what the most frequent
+answer to each kind of question would reach. Writes the section `understanding` of summary.json, and answers.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from summary import merge
+from tqdm import tqdm
+
+from common.data.images import open_image
+from common.errors import UserError, run_cli
+from understanding.chat import ChatModel, load
+from understanding.sheet import Answer, answer_sheet
+
+ARMS = {
+    "accuracy": "understanding_sft",
+    "accuracy_frozen_encoder": "understanding_frozen_sft",
+    "accuracy_no_distillation": "understanding_no_distillation_sft",
+}
+TOGETHER = 128  # questions answered at a time
+ANSWER_TOKENS = 6  # the longest answer has two words
+SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A question about picture number `picture`, with the turns before it, its right answer and its kind."""
+
+    picture: int
+    kind: str
+    messages: list[dict[str, str]]
+    answer: str
+
+
+def read_turns(world: Path) -> tuple[list[Image.Image], list[Turn]]:
+    """The held-out pictures that are asked about, and every question about them.
+
+    Raises:
+        UserError: the folder holds no world.
+    """
+    path = world / "val_questions.json"
+    try:
+        talks = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a world written by make_world.py ({error})") from error
+    turns = []
+    for number, talk in enumerate(talks):
+        messages: list[dict[str, str]] = []
+        said = talk["conversations"]
+        for kind, question, answer in zip(talk["kinds"], said[::2], said[1::2], strict=True):
+            messages = [*messages, {"role": "user", "content": question["value"]}]
+            turns.append(Turn(picture=number, kind=kind, messages=messages, answer=answer["value"]))
+            messages = [*messages, {"role": "assistant", "content": answer["value"]}]
+    return [open_image(world / talk["image"]) for talk in talks], turns
+
+
+def answers(model: ChatModel, pictures: Sequence[Image.Image], turns: Sequence[Turn], name: str) -> list[str]:
+    """What the model says to every turn, greedily."""
+    given: list[str] = []
+    for start in tqdm(range(0, len(turns), TOGETHER), desc=name, unit="batch"):
+        some = turns[start : start + TOGETHER]
+        requests = [([pictures[turn.picture]], turn.messages) for turn in some]
+        given += model.answer(requests, max_new_tokens=ANSWER_TOKENS)
+    return given
+
+
+def accuracy(turns: Sequence[Turn], given: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """Share of exact answers, over all questions and by kind."""
+    hits = defaultdict(list)
+    for turn, answer in zip(turns, given, strict=True):
+        hits[turn.kind].append(answer == turn.answer)
+    every = [hit for some in hits.values() for hit in some]
+    return sum(every) / len(every), {kind: sum(some) / len(some) for kind, some in sorted(hits.items())}
+
+
+def chance(turns: Sequence[Turn]) -> tuple[float, dict[str, float]]:
+    """What the most frequent answer of each kind would reach, over all and by kind."""
+    said = defaultdict(Counter)
+    for turn in turns:
+        said[turn.kind][turn.answer] += 1
+    best = {kind: count.most_common(1)[0][1] for kind, count in sorted(said.items())}
+    return sum(best.values()) / len(turns), {kind: best[kind] / said[kind].total() for kind in best}
+
+
+def sheet(pictures: Sequence[Image.Image], turns: Sequence[Turn], given: Sequence[str]) -> Image.Image:
+    """The first pictures with all their questions."""
+    rows = [Answer(picture, []) for picture in pictures[:SHOWN]]
+    for turn, answer in zip(turns, given, strict=True):
+        if turn.picture < SHOWN:
+            rows[turn.picture].turns.append((turn.messages[-1]["content"], turn.answer, answer))
+    return answer_sheet(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo = parser.parse_args().demo
+    pictures, turns = read_turns(demo / "world")
+    guessed, guessed_by_type = chance(turns)
+    section: dict[str, Any] = {"questions": len(turns), "chance": guessed, "chance_by_type": guessed_by_type}
+    for name, run in ARMS.items():
+        folder = demo / run / "model"
+        if name == "accuracy_no_distillation" and not folder.is_dir():
+            continue  # trained with --ablations only
+        model = load(folder)
+        given = answers(model, pictures, turns, run)
+        section[name], by_type = accuracy(turns, given)
+        if name == "accuracy":
+            section["by_type"] = by_type
+            exchanged = [*pictures[1:], pictures[0]]
+            section["accuracy_shuffled"], section["by_type_shuffled"] = accuracy(
+                turns, answers(model, exchanged, turns, f"{run}, pictures exchanged")
+            )
+            sheet(pictures, turns, given).save(demo / "answers.png")
+    merge(demo / "summary.json", "understanding", section)
+    print(f"answers: {demo / 'answers.png'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
