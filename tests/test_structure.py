@@ -80,7 +80,8 @@ def test_train_scripts_run_from_anywhere(script: str, tmp_path: Path) -> None:
 
 
 def test_help_loads_no_model_library() -> None:
-    for command in ("from tokenizer.train import main; main()", "from vqrae.cli import main; main()"):
+    for module in ("tokenizer.train", "generation.train", "generation.extract_codes", "vqrae.cli"):
+        command = f"from {module} import main; main()"
         last = "print(*sys.modules, file=sys.stderr)"
         code = f"import sys; sys.argv = ['x', '--help']\ntry:\n {command}\nfinally: {last}"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-from common.errors import UserError
+from common.training.command import planned_ranks
+from common.training.memory import zero_bytes
 from tokenizer.assemble import assemble_discriminator, model_on_meta
 from tokenizer.config import TokenizerConfig
 
-DEFAULT_GPUS = 8
-ADAM_BYTES = 8  # two float32 moments
-COPY_BYTES = 4  # ZeRO's own float32 copy of what it updates
 
 
 def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
@@ -19,14 +15,9 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     Raises:
         UserError: the global batch does not divide over the ranks.
     """
-    gpus = int(os.environ.get("WORLD_SIZE", DEFAULT_GPUS)) if gpus is None else gpus
-    if gpus < 1:
-        raise UserError(f"--gpus: expected 1 or more, found {gpus}")
+    gpus = planned_ranks(gpus)
     batch = config.batch
-    try:
-        accumulation = batch.accumulation(gpus)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    accumulation = batch.accumulation(gpus)
     model = model_on_meta(config.model)
     model.encoder.requires_grad_(not config.model.freeze_encoder)
     model.encoder.freeze_unread()
@@ -38,7 +29,7 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     images = batch.global_size * config.steps
     tokens = model.config.grid[0] * model.config.grid[1]
     average = 4 * trained / gpus if config.ema else 0.0
-    fixed = 4 * (trained + frozen + critic_size + teacher + model.quantizer.codebook.numel()) + average
+    still = frozen + teacher + model.quantizer.codebook.numel()
     lines = [
         f"global batch     {batch.global_size} = {batch.micro_size} micro x {accumulation} accumulation x {gpus} ranks",
         f"steps            {config.steps:,} ({images:,} images, {images * tokens:,} tokens)",
@@ -51,14 +42,6 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     ]
     for stage in (0, 1, 2):
         mark = "  <- this recipe" if stage == config.engine.zero_stage else ""
-        lines.append(
-            f"  ZeRO-{stage}         {(fixed + _states(trained + critic_size, stage, gpus)) / 2**30:6.1f} GiB{mark}"
-        )
+        there = zero_bytes(trained + critic_size, still, stage, gpus, config.engine.precision) + average
+        lines.append(f"  ZeRO-{stage}         {there / 2**30:6.1f} GiB{mark}")
     return "\n".join(lines)
-
-
-def _states(parameters: int, stage: int, gpus: int) -> float:
-    """Bytes of gradients and optimizer states on one rank (ZeRO, arXiv 1910.02054)."""
-    optimizer = (ADAM_BYTES + (COPY_BYTES if stage else 0)) * parameters / (gpus if stage else 1)
-    gradients = 4 * parameters / (gpus if stage == 2 else 1)
-    return optimizer + gradients

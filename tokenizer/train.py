@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, run_cli
+from common.errors import run_cli
 from common.training.command import parse_arguments
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ def train(config: TokenizerConfig) -> None:
     # --- The process group, the run's folder, and the models
     device = dist.start()
     torch.manual_seed(config.seed)  # the same weights on every rank
-    try:
-        accumulation = config.batch.accumulation(dist.world())
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
     latest = checkpoints.latest()
@@ -95,7 +92,7 @@ def train(config: TokenizerConfig) -> None:
     reporter = Reporter(run, config.logging, config.steps, start)
     if latest is not None:
         reporter.say(f"{run}: resuming from step {start}")
-    terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(start)
+    terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(device)
     shown = first_images(config, device)
 
     for step in range(start + 1, config.steps + 1):
@@ -107,6 +104,7 @@ def train(config: TokenizerConfig) -> None:
             with watch.waiting():
                 batch = next(batches)
             state.corrupt.add(batch["skipped"], len(batch["key"]))
+            watch.count(images=len(batch["key"]))
             pixels = to_float(batch["pixels"].to(device, non_blocking=True))
 
             # --- The generator: reconstruct, quantize, stay near the teacher, convince the discriminator
@@ -159,7 +157,7 @@ def train(config: TokenizerConfig) -> None:
             }
             if state.ema is not None:
                 line["ema_decay"] = state.ema.decay
-            line |= watch.take(step, config.batch.global_size)
+            line |= watch.take()
             line |= {"memory_gib": memory_gib(device), "skipped": state.check_corrupt()}
             reporter.line(step, line)
 

@@ -14,7 +14,7 @@ from importlib import import_module
 
 from common.errors import run_cli
 
-COMMANDS = ("reconstruct",)
+COMMANDS = ("reconstruct", "generate")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -20,9 +20,14 @@ class CorruptCounter:
     `totals = all_reduce(counts())`, then `check(totals)` on every rank, so that all stop together.
     """
 
-    def __init__(self, max_share: float, minimum: int = 1000) -> None:
-        """`max_share` of the samples drawn may be unreadable; of `minimum`, as long as fewer were drawn."""
-        self.max_share, self.minimum = max_share, minimum
+    def __init__(
+        self, max_share: float, field: str = "max_corrupt_share", what: str = "images", minimum: int = 1000
+    ) -> None:
+        """`max_share` of the samples drawn may be unreadable; of `minimum`, as long as fewer were drawn.
+
+        `field` of the recipe sets it, and `what` is counted: both for the error.
+        """
+        self.max_share, self.field, self.what, self.minimum = max_share, field, what, minimum
         self.names: list[str] = []  # the latest, as `name: reason`
         self._samples = 0
         self._skipped = 0
@@ -45,7 +50,7 @@ class CorruptCounter:
         if skipped > self.max_share * max(samples, self.minimum):
             latest = f"; the latest here: {self.names[-1]}" if self.names else ""
             raise UserError(
-                f"{skipped} of {samples} images could not be read, more than max_corrupt_share allows "
+                f"{skipped} of {samples} {self.what} could not be read, more than {self.field} allows "
                 f"({self.max_share}){latest}"
             )
 

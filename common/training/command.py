@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+from common.errors import UserError
+
+DEFAULT_GPUS = 8  # of a dry run
 
 
 def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespace:
@@ -32,3 +37,15 @@ def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespac
     # DeepSpeed's launcher appends it; the rank itself is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_intermixed_args()
+
+
+def planned_ranks(gpus: int | None) -> int:
+    """How many ranks a dry run plans for: `--gpus`, else the launcher's, else 8.
+
+    Raises:
+        UserError: fewer than one.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", DEFAULT_GPUS)) if gpus is None else gpus
+    if ranks < 1:
+        raise UserError(f"--gpus: expected 1 or more, found {ranks}")
+    return ranks

@@ -8,6 +8,7 @@ language model and would ruin a codebook.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -50,7 +51,7 @@ class EngineConfig:
 
 @configclass
 class BatchConfig:
-    """Images per optimizer step over all ranks, and per forward pass on one rank; accumulation follows."""
+    """Samples per optimizer step over all ranks, and per forward pass on one rank; accumulation follows."""
 
     global_size: int
     micro_size: int
@@ -65,11 +66,11 @@ class BatchConfig:
         """Micro steps per optimizer step.
 
         Raises:
-            ValueError: the global batch is no multiple of micro batch x ranks.
+            UserError: the global batch is no multiple of micro batch x ranks.
         """
         steps, rest = divmod(self.global_size, self.micro_size * world)
         if rest or not steps:
-            raise ValueError(
+            raise UserError(
                 f"batch.global_size: {self.global_size} is no multiple of "
                 f"batch.micro_size {self.micro_size} x {world} ranks"
             )
@@ -126,20 +127,30 @@ def start_engine(
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps)
+    # DeepSpeed calls torch by its old names, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*deprecated")
+    if "offload_optimizer" in config["zero_optimization"]:
+        # States that rest in memory or on a disk are stepped there, by an operator that is built once.
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, betas=betas, eps=eps, adamw_mode=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [factors(group) for group in groups])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
 
-def load_engine(engine: Any, checkpoint: Path, tag: str) -> None:
+def load_engine(engine: Any, checkpoint: Path, tag: str, strict: bool = True) -> None:
     """Weights, optimizer, schedule and step count of one engine from a checkpoint's folder.
+
+    `strict=False` is for checkpoints that leave out what is frozen.
 
     Raises:
         UserError: it is not there, or is that of another model or number of ranks.
     """
     try:
-        path, _ = engine.load_checkpoint(str(checkpoint), tag=tag)
+        path, _ = engine.load_checkpoint(str(checkpoint), tag=tag, load_module_strict=strict)
     except Exception as error:  # another model, or (a class of DeepSpeed's own) another number of ranks
         raise UserError(f"{checkpoint / tag}: cannot be resumed from: {one_line(error)[:300]}") from error
     if path is None:

@@ -82,12 +82,18 @@ class Terms:
 
 
 class Stopwatch:
-    """Images per second between two lines, and the share of that time spent waiting for data."""
+    """What was done per second between two lines, over all ranks, and the share of that time spent waiting for data.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.since = time.perf_counter()
-        self.waited = 0.0
+    Counts of this rank are plain numbers on the host; they are summed over ranks when a line is due.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._start()
+
+    def _start(self) -> None:
+        self.since, self.waited = time.perf_counter(), 0.0
+        self.counts: dict[str, float] = {}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -95,13 +101,21 @@ class Stopwatch:
         yield
         self.waited += time.perf_counter() - before
 
-    def take(self, step: int, images_per_step: int) -> dict[str, float]:
-        """Called where the device has just been waited for; then starts anew."""
-        now = time.perf_counter()
-        elapsed = now - self.since
-        images = (step - self.step) * images_per_step
-        values = {"images_per_second": images / elapsed, "data_wait": self.waited / elapsed}
-        self.step, self.since, self.waited = step, now, 0.0
+    def count(self, **amounts: float) -> None:
+        """Add what this rank has done, such as `images=4`."""
+        for name, amount in amounts.items():
+            self.counts[name] = self.counts.get(name, 0.0) + amount
+
+    def take(self) -> dict[str, float]:
+        """`NAME_per_second` of all that was counted, and `data_wait`; then starts anew. Called on all ranks, with the
+        same names, where the device has just been waited for."""
+        elapsed = time.perf_counter() - self.since
+        totals = dist.sum_(torch.tensor(list(self.counts.values()), device=self.device)).tolist()
+        rates = {
+            f"{name}_per_second": total / elapsed for name, total in zip(self.counts, totals, strict=True)
+        }
+        values = {**rates, "data_wait": self.waited / elapsed}
+        self._start()
         return values
 
 

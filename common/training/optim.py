@@ -37,14 +37,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """AdamW groups of the parameters that require a gradient: one that decays and one that does not.
 
-    Each group bears `name` (`role` or `role/no_decay`) and its peak rate `lr`.
+    Each group bears `name` (`role` or `role/no_decay`) and its peak rate `lr`. A parameter that two modules share (a
+    tied head) counts once, as that of the first.
     """
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
+    seen: set[int] = set()
     for module in modules:
         for part in module.modules():
             for name, parameter in part.named_parameters(recurse=False):
-                if parameter.requires_grad:
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
                     (decay if isinstance(part, DECAYED) and name == "weight" else rest).append(parameter)
     groups = [
         {"name": role, "params": decay, "lr": lr, "weight_decay": weight_decay},
@@ -63,3 +66,8 @@ def cosine_factor(peak: float, end: float, warmup: int, total: int) -> Callable[
         return (end + (peak - end) * (1 + math.cos(math.pi * progress)) / 2) / peak
 
     return factor
+
+
+def constant_factor(warmup: int) -> Callable[[int], float]:
+    """Step -> rate / peak: linear from 0 over `warmup` steps, then 1."""
+    return lambda step: min(1.0, step / warmup) if warmup else 1.0

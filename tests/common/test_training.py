@@ -46,7 +46,7 @@ def test_accumulation_follows_from_the_batch_and_indivisible_is_refused() -> Non
     batch = BatchConfig(global_size=1024, micro_size=32)
     assert [batch.accumulation(world) for world in (1, 8, 32)] == [32, 4, 1]
     for world in (3, 64):
-        with pytest.raises(ValueError, match=r"batch\.global_size: 1024 is no multiple"):
+        with pytest.raises(UserError, match=r"batch\.global_size: 1024 is no multiple"):
             batch.accumulation(world)
 
 

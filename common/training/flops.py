@@ -1,0 +1,44 @@
+"""Floating-point operations of a training step, and which share of a GPU's peak they are (MFU, arXiv 2204.02311).
+
+Counted are useful operations: matrix products with the weights, and attention's own two, on real tokens; padding
+and what activation checkpointing computes again are not.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# Dense bfloat16 peaks in operations per second, from the vendors' data sheets; the first name that fits counts.
+PEAKS = (
+    ("B200", 2.25e15),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("A10", 125e12),
+    ("RTX 4090", 165e12),
+    ("MI300X", 1307e12),
+)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Operations per second that the device could do in bfloat16; None where that is not known, as on a CPU."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAKS if part in name), None)
+
+
+def weight_flops(parameters: int, *, learns: bool, passes_gradient: bool = True) -> int:
+    """Operations per token of the products with `parameters` weights: two forward, two for the gradient of their
+    input where it is needed, two for their own."""
+    return parameters * (2 + 2 * passes_gradient + 2 * learns)
+
+
+def attention_flops(layers: int, width: int, context: float, *, causal: bool, passes_gradient: bool) -> float:
+    """Operations per token of attention's two products with `context` tokens, half of it where causal."""
+    seen = context / 2 if causal else context
+    return layers * 4 * width * seen * (3 if passes_gradient else 1)

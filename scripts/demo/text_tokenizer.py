@@ -1,0 +1,70 @@
+"""A text tokenizer for the miniature world: Qwen's kind (byte-level BPE), with merges from the world's captions.
+
+    python scripts/demo/text_tokenizer.py --world runs/demo/world --out runs/demo/text_tokenizer
+
+Any text has ids, since every byte is a token; the words of the captions are nearly all one token each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError, run_cli
+
+VOCABULARY = 360
+"""Tokens: 256 bytes, the end of text, and 103 merges, which make nearly every word of the captions one token."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--world", type=Path, required=True, help="what make_world.py wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the text tokenizer")
+    arguments = parser.parse_args()
+    path = arguments.world / "captions.jsonl"
+    try:
+        captions = [json.loads(line)["caption"] for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    text_tokenizer = learn(captions)
+    text_tokenizer.save_pretrained(arguments.out)
+    print(f"{arguments.out}: {len(text_tokenizer)} tokens")
+
+
+def learn(captions: list[str], size: int = VOCABULARY) -> Any:
+    """A `Qwen2Tokenizer` (Qwen3's class) of exactly `size` tokens.
+
+    Raises:
+        UserError: the captions have too few distinct words for so many merges.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    trained.train_from_iterator(captions, trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokens = [*sorted(model["vocab"], key=model["vocab"].__getitem__), "<|endoftext|>"]
+    if len(tokens) != size:
+        raise UserError(f"captions: too few different words for {size} tokens, found {len(tokens)}")
+    return Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=[(left, right) for left, right in model["merges"]],
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
