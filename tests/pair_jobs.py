@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,8 @@ import tiny_generator
 import torch
 
 from common.training import dist
+from common.training.engine import deepspeed_config, start_engine
+from common.training.optim import parameter_groups
 from generation import extract_codes as code_extraction
 from generation import picture_files
 from generation import train as generation_train
@@ -22,6 +25,10 @@ from generation.training_state import TrainingState as GenerationState
 from tokenizer import reconstruct
 from tokenizer import train as tokenizer_train
 from tokenizer.training_state import TrainingState
+from understanding import assemble
+from understanding import train as understanding_train
+from understanding.export import export_model, save_adapter
+from understanding.training_state import TrainingState as UnderstandingState
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -37,25 +44,37 @@ def train_tokenizer(
         stop_after: interrupt the run once the checkpoint of this step is written.
     """
     kept: list[TrainingState] = []
-    start, save = TrainingState.__init__, TrainingState.save
+    start = TrainingState.__init__
 
     def remember(self: TrainingState, *inputs: Any) -> None:
         kept.append(self)
         start(self, *inputs)
 
-    def save_and_stop(self: TrainingState, checkpoints: Any, step: int) -> None:
-        save(self, checkpoints, step)
-        if step == stop_after:
-            raise KeyboardInterrupt
-
     config = tiny.tokenizer_recipe(Path(pictures), Path(output), *overrides)
-    with (
-        mock.patch.object(TrainingState, "__init__", remember),
-        mock.patch.object(TrainingState, "save", save_and_stop),
-        contextlib.suppress(KeyboardInterrupt),
-    ):
+    with mock.patch.object(TrainingState, "__init__", remember), stopped(TrainingState, stop_after):
         tokenizer_train.train(config)
     return {"weights": digest(kept[0].model)}
+
+
+def train_understanding(shelf: str, output: str, overrides: list[str], stop_after: int | None = None) -> None:
+    """Train the tiny recipe of understanding; `stop_after` as above."""
+    config = tiny.understanding_recipe(Path(shelf), Path(output), *overrides)
+    with stopped(UnderstandingState, stop_after):
+        understanding_train.train(config)
+
+
+@contextlib.contextmanager
+def stopped(state: Any, after: int | None) -> Iterator[None]:
+    """Interrupts a run inside once it has saved the checkpoint of step `after`."""
+    save = state.save
+
+    def save_and_stop(self: Any, checkpoints: Any, step: int) -> None:
+        save(self, checkpoints, step)
+        if step == after:
+            raise KeyboardInterrupt
+
+    with mock.patch.object(state, "save", save_and_stop), contextlib.suppress(KeyboardInterrupt):
+        yield
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -77,23 +96,14 @@ def train_generator(
 ) -> dict[str, Any]:
     """Train the tiny generator; returns a digest of the weights that this rank ends with. `stop_after` as above."""
     kept: list[GenerationState] = []
-    start, save = GenerationState.__init__, GenerationState.save
+    start = GenerationState.__init__
 
     def remember(self: GenerationState, *inputs: Any) -> None:
         kept.append(self)
         start(self, *inputs)
 
-    def save_and_stop(self: GenerationState, checkpoints: Any, step: int) -> None:
-        save(self, checkpoints, step)
-        if step == stop_after:
-            raise KeyboardInterrupt
-
     config = tiny_generator.recipe(Path(shelf), Path(output), *overrides)
-    with (
-        mock.patch.object(GenerationState, "__init__", remember),
-        mock.patch.object(GenerationState, "save", save_and_stop),
-        contextlib.suppress(KeyboardInterrupt),
-    ):
+    with mock.patch.object(GenerationState, "__init__", remember), stopped(GenerationState, stop_after):
         generation_train.train(config)
     return {"weights": digest(kept[0].model)}
 
@@ -118,3 +128,50 @@ def write_pictures(model: str, prompts: list[str], n: int, folder: str, batch_si
         batch_size=batch_size,
     )
     return [file.name for file in files]
+
+
+def step_language_side(
+    shelf: str, output: str, batches: str, overrides: list[str], kind: str, steps: int = 2
+) -> dict[str, Any]:
+    """A few steps of the language side alone on given micro-batches, shared out over ranks and accumulation; then its
+    export, and its adapter's where it has one.
+
+    Args:
+        batches: a file with a list of inputs of `LanguageSide.forward`, with `pixel_values` in the place of features.
+    """
+    micro_batches = torch.load(batches)
+    config = tiny.understanding_recipe(
+        Path(shelf),
+        Path(output),
+        f"batch.global_size={len(micro_batches)}",
+        "batch.micro_size=1",
+        *overrides,
+        kind=kind,
+    )
+    device = dist.start()
+    settings = deepspeed_config(config.engine, config.batch, dist.world(), 1.0)
+    torch.manual_seed(0)
+    tower = assemble.assemble_tower(config, device)
+    processor = assemble.assemble_processor(config, tower)
+    side = assemble.assemble_language_side(config, tower, processor, settings, device)
+    built = sum(parameter.numel() for parameter in side.parameters())
+    groups = parameter_groups("learned", [side], 1e-3, 0.0)
+    engine = start_engine(side, groups, lambda group: lambda step: 1.0, (0.9, 0.999), 1e-6, settings)
+    learned = sum(len(batch["targets"]) for batch in micro_batches)
+    losses, predicted = [], []
+    for _ in range(steps):
+        total = torch.zeros((), device=device)
+        for batch in micro_batches[dist.rank() :: dist.world()]:
+            inputs = dict(batch)
+            features = assemble.read_features(tower, inputs.pop("pixel_values"), config.engine.precision)
+            loss, guesses = engine(features=features, **inputs)
+            engine.backward(loss * len(micro_batches) / learned)
+            engine.step()
+            total += loss.detach() / learned
+            predicted.append(guesses.tolist())
+        losses.append(float(dist.sum_(total)))
+    export_model(Path(output) / "model", side, tower, processor)
+    if config.model.lora is not None:
+        save_adapter(Path(output) / "adapter", side, config.init_from)
+    buffers = {str(buffer.dtype) for buffer in side.buffers()}
+    return {"losses": losses, "predicted": predicted, "built": built, "buffers": buffers}

@@ -8,7 +8,6 @@ from tokenizer.assemble import assemble_discriminator, model_on_meta
 from tokenizer.config import TokenizerConfig
 
 
-
 def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     """A page of text: batch, steps, images, parameters, memory per GPU.
 

@@ -95,7 +95,9 @@ class ModelConfig:
         if not self.train:
             raise ValueError("train: expected projector, language_model or both, found none")
         if self.lora is not None and set(self.train) != {"projector", "language_model"}:
-            raise ValueError("lora: adapters train the language model beside the projector; set both in train")
+            raise ValueError(
+                "lora: adapters train the language model beside the projector; set both in train"
+            )
 
     @property
     def image_tokens(self) -> int:
@@ -147,9 +149,7 @@ class ConversationDataConfig:
             if getattr(self, field) < least:
                 raise ValueError(f"{field}: expected at least {least}, found {getattr(self, field)}")
         if not 0 <= self.max_skipped_share <= 1:
-            raise ValueError(
-                f"max_skipped_share: expected a share in [0, 1], found {self.max_skipped_share}"
-            )
+            raise ValueError(f"max_skipped_share: expected a share in [0, 1], found {self.max_skipped_share}")
 
 
 @configclass
@@ -209,8 +209,6 @@ class UnderstandingConfig:
                 f"data.max_length: {self.data.max_length} leaves no room for text beside the "
                 f"{self.model.image_tokens} tokens of one image"
             )
-        if self.engine.zero_stage == 3 and self.engine.precision == "bf16_autocast":
-            raise ValueError("engine.precision: with zero_stage 3 choose bf16 or fp32")
 
 
 def _stated(architecture: Architecture, *needed: str) -> None:

@@ -6,7 +6,8 @@ Pixels are uint8 (3, H, W) while they are stored and moved, and float32 in [0, 1
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -46,12 +47,29 @@ def open_image(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> Imag
     Raises:
         CorruptImage: absent, no image, truncated, or over `max_pixels` (refused from its header).
     """
+    with _opened(source, max_pixels) as image:
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+def read_size(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height, from the header alone and before any EXIF rotation.
+
+    Raises:
+        CorruptImage: absent, no image, or over `max_pixels`; what is damaged behind the header goes unseen.
+    """
+    with _opened(source, max_pixels) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(source: bytes | str | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """The image, nothing but its header read; whatever goes wrong with it from here on is a `CorruptImage`."""
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise CorruptImage(f"{image.width} x {image.height} pixels, over the limit of {max_pixels}")
-            image.load()
-            return _to_rgb(_upright(image))
+            yield image
     except CorruptImage:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own check comes first for the largest ones

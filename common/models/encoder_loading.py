@@ -9,26 +9,21 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from common.errors import UserError, one_line
 from common.models.internvit_keys import ORIGINAL_TYPES, convert_config, convert_weights
 from common.models.vision_encoder import CONFIGS, FAMILIES, VisionEncoder
+from common.models.weight_files import (
+    check_architecture,
+    read_config_json,
+    resolve_folder,
+    stored_tensors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +47,7 @@ def load_encoder(
     config, kept_as = read_tower_config(folder, source)
     check_architecture(config, expected or {}, source)
     config._attn_implementation = attn_implementation
-    mean, std = _normalization(folder)
+    mean, std = read_normalization(folder)
     encoder = FAMILIES[config.model_type](config, mean, std)
     weights, unused = _read_weights(folder, source, set(encoder.model.state_dict()), kept_as)
     _load_strictly(encoder, weights, source)
@@ -75,36 +70,10 @@ def build_encoder(architecture: dict[str, Any], attn_implementation: str = "sdpa
     return FAMILIES[config.model_type](config)
 
 
-def resolve_folder(source: str) -> Path:
-    """`source` itself if it is a folder, else the hub's snapshot of it."""
-    if Path(source).is_dir():
-        return Path(source)
-    if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise UserError(f"{source}: no such folder, and no hub id either (expected owner/name)")
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
-    except (
-        OSError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    ) as error:
-        raise UserError(
-            f"{source}: no such folder, and the hub could not give it ({type(error).__name__}); "
-            "download it first, or give a local folder"
-        ) from error
-
-
 def read_tower_config(folder: Path, source: str) -> tuple[PreTrainedConfig, str]:
     """The tower's config, and the model type that the checkpoint itself states."""
     path = folder / "config.json"
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{source}: no config.json: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
+    stated = read_config_json(folder, source)
     kind = str(stated.get("model_type"))
     tower = stated.get("vision_config", stated)
     if kind in ORIGINAL_TYPES:
@@ -115,17 +84,6 @@ def read_tower_config(folder: Path, source: str) -> tuple[PreTrainedConfig, str]
             **tower,
         }
     return _tower_config(dict(tower), str(path)), kind
-
-
-def check_architecture(config: PreTrainedConfig, expected: dict[str, Any], source: str) -> None:
-    """Raises `UserError` where a recipe's stated architecture differs from the checkpoint's."""
-    for field, value in expected.items():
-        found = getattr(config, field, None)
-        found = found[0] if isinstance(found, (list, tuple)) else found
-        if found != value:
-            raise UserError(
-                f"{source}: config.json: {field}: the recipe states {value!r}, the checkpoint has {found!r}"
-            )
 
 
 def _tower_config(fields: dict[str, Any], where: str) -> PreTrainedConfig:
@@ -139,15 +97,24 @@ def _tower_config(fields: dict[str, Any], where: str) -> PreTrainedConfig:
         raise UserError(f"{where}: {one_line(error)}") from error
 
 
-def _normalization(folder: Path) -> tuple[Any, Any]:
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return None, None
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
-    return stated.get("image_mean"), stated.get("image_std")
+def read_normalization(folder: Path) -> tuple[Any, Any]:
+    """Mean and standard deviation that the checkpoint's image processor states, or None.
+
+    Raises:
+        UserError: its file is no JSON.
+    """
+    for name in ("preprocessor_config.json", "processor_config.json"):  # alone, or as part of a processor
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            stated = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
+        stated = stated.get("image_processor", stated)
+        if "image_mean" in stated:
+            return stated["image_mean"], stated.get("image_std")
+    return None, None
 
 
 def _read_weights(
@@ -156,37 +123,16 @@ def _read_weights(
     """The tower's tensors under the tower's own names, and the names of all others."""
     weights: dict[str, Tensor] = {}
     unused: list[str] = []
-    for path in _weight_files(folder, source):
-        for key, read in _tensors(path):
-            name = next(key.removeprefix(prefix) for prefix in PREFIXES if key.startswith(prefix))
-            if kind in ORIGINAL_TYPES:
-                weights.update(
-                    convert_weights(name, read) if name.startswith(("embeddings", "encoder")) else {}
-                )
-            elif name in wanted:
-                weights[name] = read()
-            else:
-                unused.append(key)
+    for stored in stored_tensors(folder, source):
+        name = next(stored.key.removeprefix(prefix) for prefix in PREFIXES if stored.key.startswith(prefix))
+        if kind in ORIGINAL_TYPES:
+            if name.startswith(("embeddings", "encoder")):
+                weights.update(convert_weights(name, stored.read))
+        elif name in wanted:
+            weights[name] = stored.read()
+        else:
+            unused.append(stored.key)
     return weights, unused
-
-
-def _weight_files(folder: Path, source: str) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise UserError(f"{source}: no weights there (*.safetensors or pytorch_model*.bin)")
-    return files
-
-
-def _tensors(path: Path) -> list[tuple[str, Callable[[], Tensor]]]:
-    """Names and readers, so that the language model of a full checkpoint is never brought into memory."""
-    try:
-        if path.suffix == ".safetensors":
-            handle = safe_open(path, framework="pt")
-            return [(key, partial(handle.get_tensor, key)) for key in handle.keys()]  # noqa: SIM118
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return [(key, partial(state.__getitem__, key)) for key in state]
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as weights: {one_line(error)}") from error
 
 
 def _load_strictly(encoder: VisionEncoder, weights: dict[str, Tensor], source: str) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from common.errors import UserError, one_line
-from common.models.encoder_loading import resolve_folder
 from common.models.vqrae import VQRAE
+from common.models.weight_files import resolve_folder
 
 
 def load_vqrae(source: str, attn_implementation: str = "sdpa") -> tuple[VQRAE, Path]:

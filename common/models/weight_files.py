@@ -1,0 +1,152 @@
+"""Pretrained checkpoints as files: where they are, which tensors they hold, and one tensor at a time.
+
+Nothing here brings a whole checkpoint into memory: names and shapes are read from headers, and a tensor only when
+it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from common.errors import UserError, one_line
+
+# Configs, weights, and what a text tokenizer may consist of.
+DOWNLOADED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that stands in a file; `read()` brings it into memory."""
+
+    key: str
+    file: Path
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def resolve_folder(source: str) -> Path:
+    """`source` itself if it is a folder, else the hub's snapshot of it."""
+    if Path(source).is_dir():
+        return Path(source)
+    if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise UserError(f"{source}: no such folder, and no hub id either (expected owner/name)")
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(DOWNLOADED)))
+    except (
+        OSError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    ) as error:
+        raise UserError(
+            f"{source}: no such folder, and the hub could not give it ({type(error).__name__}); "
+            "download it first, or give a local folder"
+        ) from error
+
+
+def read_config_json(folder: Path, source: str) -> dict[str, Any]:
+    """The checkpoint's `config.json`.
+
+    Raises:
+        UserError: there is none, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{source}: no config.json: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
+    if not isinstance(stated, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(stated).__name__}")
+    return stated
+
+
+def check_architecture(config: Any, expected: dict[str, Any], source: str) -> None:
+    """Raises `UserError` where a recipe's stated architecture differs from the checkpoint's."""
+    for field, value in expected.items():
+        found = getattr(config, field, None)
+        found = found[0] if isinstance(found, (list, tuple)) else found
+        if found != value:
+            raise UserError(
+                f"{source}: config.json: {field}: the recipe states {value!r}, the checkpoint has {found!r}"
+            )
+
+
+def stored_tensors(folder: Path, source: str) -> Iterator[StoredTensor]:
+    """All tensors of a checkpoint, file by file.
+
+    Raises:
+        UserError: no weights in `folder`, or a file that cannot be read as weights.
+    """
+    for path in weight_files(folder, source):
+        yield from tensors_of(path)
+
+
+def weight_files(folder: Path, source: str) -> list[Path]:
+    """The files that hold a checkpoint's weights: those that its index names, else whatever bears a usual name.
+
+    Raises:
+        UserError: there are none, or one that the index names is absent.
+    """
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{whole}.index.json"
+        if index.is_file():
+            return _indexed(index)
+        if (folder / whole).is_file():
+            return [folder / whole]
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise UserError(f"{source}: no weights there (*.safetensors or pytorch_model*.bin)")
+    return files
+
+
+def tensors_of(path: Path) -> Iterator[StoredTensor]:
+    """The tensors of one file.
+
+    Raises:
+        UserError: it cannot be read as weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            handle = safe_open(path, framework="pt")
+            for key in handle.keys():  # noqa: SIM118
+                shape = tuple(handle.get_slice(key).get_shape())
+                yield StoredTensor(key, path, shape, partial(handle.get_tensor, key))
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            for key, tensor in state.items():
+                if not isinstance(tensor, Tensor):
+                    continue
+                yield StoredTensor(key, path, tuple(tensor.shape), partial(state.__getitem__, key))
+    except (SafetensorError, RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: cannot be read as weights: {one_line(error)}") from error
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{index}: no valid index of weights: {one_line(error)}") from error
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index.parent / name}: absent, yet {index.name} names it")
+    return [index.parent / name for name in names]

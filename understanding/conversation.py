@@ -1,0 +1,239 @@
+"""From a LLaVA record to token ids and what is learned of them.
+
+The learned part is read off the chat template's generation marks, through the offsets of one tokenisation of the
+whole text: nothing is ever tokenised twice and compared. A record that cannot be trained on is a `BadSample`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.errors import one_line
+from understanding.templates import IMAGE_TOKEN
+
+if TYPE_CHECKING:  # transformers takes seconds to load
+    from transformers import PreTrainedTokenizerFast
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+class BadSample(Exception):
+    """A sample that is left out. `reason` is what samples are counted by; `detail` is about this one."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a record says.
+
+    Args:
+        images: paths, in the order of their placeholders. messages: `role` (system, user or assistant) and `content`,
+            which holds an `<image>` for every image.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    messages: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, int64 (N,), image placeholders expanded; and which of them are learned, bool (N,)."""
+
+    ids: np.ndarray
+    learned: np.ndarray
+
+
+def read_conversation(record: Any) -> Conversation:
+    """The conversation of one record of a LLaVA file: `id`, `image` (a path, several, or none) and `conversations`.
+
+    As LLaVA does, a first answer that nothing asks for is dropped, and the placeholder of a single image is moved to
+    the front of its message. Blanks around a message are cut: tokenizers would join them with the template's own.
+
+    Raises:
+        BadSample: not of that form, roles unknown or out of turn, an empty message, or placeholders that do not match
+            the images.
+    """
+    if not isinstance(record, dict):
+        raise BadSample("not a record", f"expected a mapping, found {type(record).__name__}")
+    images = _images(record.get("image"))
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise BadSample("empty conversation")
+    messages = [_message(turn) for turn in turns]
+    system, messages = _split_system(messages)
+    if messages and messages[0]["role"] == "assistant":
+        messages = messages[1:]
+    _check_turns(messages)
+    placeholders = sum(message["content"].count(IMAGE_TOKEN) for message in messages)
+    if placeholders != len(images):
+        more = "more" if placeholders > len(images) else "fewer"
+        raise BadSample(f"{more} image placeholders than images", f"{placeholders} for {len(images)}")
+    if len(images) == 1:
+        messages = [_image_first(message) for message in messages]
+    return Conversation(str(record.get("id", "")), images, (*system, *messages))
+
+
+def _images(value: Any) -> tuple[str, ...]:
+    paths = value if isinstance(value, list) else [value] if value else []
+    if not all(isinstance(path, str) and path for path in paths):
+        raise BadSample("image is no path", repr(value)[:100])
+    return tuple(paths)
+
+
+def _message(turn: Any) -> dict[str, str]:
+    if not isinstance(turn, dict):
+        raise BadSample("not a turn", f"expected a mapping of from and value, found {type(turn).__name__}")
+    speaker, value = turn.get("from"), turn.get("value")
+    role = ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None:
+        raise BadSample("unknown role", repr(speaker)[:100])
+    if not isinstance(value, str):
+        raise BadSample("a message without text", repr(value)[:100])
+    return {"role": role, "content": value.strip()}
+
+
+def _split_system(messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    number = 1 if messages[0]["role"] == "system" else 0
+    if any(IMAGE_TOKEN in message["content"] for message in messages[:number]):
+        raise BadSample("an image placeholder outside of a question")
+    return messages[:number], messages[number:]
+
+
+def _check_turns(messages: list[dict[str, str]]) -> None:
+    if len(messages) < 2:
+        raise BadSample("empty conversation" if not messages else "no answer")
+    for number, message in enumerate(messages):
+        if message["role"] != ("user", "assistant")[number % 2]:
+            raise BadSample("turns do not alternate", f"turn {number + 1} is {message['role']}'s")
+        if message["role"] == "assistant":
+            if not message["content"]:
+                raise BadSample("empty answer", f"turn {number + 1}")
+            if IMAGE_TOKEN in message["content"]:
+                raise BadSample("an image placeholder outside of a question")
+
+
+def _image_first(message: dict[str, str]) -> dict[str, str]:
+    if IMAGE_TOKEN not in message["content"]:
+        return message
+    text = message["content"].replace(IMAGE_TOKEN, "").strip()
+    return {**message, "content": f"{IMAGE_TOKEN}\n{text}".strip()}
+
+
+def encode(
+    conversation: Conversation, text_tokenizer: PreTrainedTokenizerFast, image_tokens: int, max_length: int
+) -> Encoded:
+    """Lay a conversation out with the template of `text_tokenizer` (see `text_tokenizer`).
+
+    Args:
+        image_tokens: tokens of one image. max_length: text beyond is cut from the end, the end token of a cut answer
+            with it; image tokens never are.
+
+    Raises:
+        BadSample: the template refuses it, its images do not fit, or nothing that is learned is left.
+    """
+    (result,) = encode_all([conversation], text_tokenizer, image_tokens, max_length)
+    if isinstance(result, BadSample):
+        raise result
+    return result
+
+
+def encode_all(
+    conversations: Sequence[Conversation],
+    text_tokenizer: PreTrainedTokenizerFast,
+    image_tokens: int,
+    max_length: int,
+) -> list[Encoded | BadSample]:
+    """`encode` of many at once, which a fast tokenizer does on all cores."""
+    from jinja2 import TemplateError
+
+    if not conversations:
+        return []
+    try:
+        batch = text_tokenizer.apply_chat_template(
+            [list(conversation.messages) for conversation in conversations],
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    except TemplateError as error:
+        if len(conversations) == 1:
+            return [BadSample("refused by the template", one_line(error))]
+        middle = len(conversations) // 2
+        return [
+            result
+            for half in (conversations[:middle], conversations[middle:])
+            for result in encode_all(half, text_tokenizer, image_tokens, max_length)
+        ]
+    image_id = text_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    controls = _control_tokens(text_tokenizer)
+    results: list[Encoded | BadSample] = []
+    for conversation, ids, learned in zip(
+        conversations, batch["input_ids"], batch["assistant_masks"], strict=True
+    ):
+        try:
+            _check_text(conversation, controls)
+            results.append(
+                _fit(np.array(ids), np.array(learned, bool), image_id, conversation, image_tokens, max_length)
+            )
+        except BadSample as problem:
+            results.append(problem)
+    return results
+
+
+def _check_text(conversation: Conversation, controls: re.Pattern[str]) -> None:
+    """A control token that is written out in a text would end a turn there, or open one."""
+    for message in conversation.messages:
+        if found := controls.search(message["content"]):
+            raise BadSample("a control token in the text", found[0])
+
+
+def _control_tokens(text_tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
+    return _either(
+        tuple(
+            token.content
+            for token in text_tokenizer.added_tokens_decoder.values()
+            if token.special and token.content != IMAGE_TOKEN
+        )
+    )
+
+
+@lru_cache
+def _either(texts: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
+
+
+def _fit(
+    ids: np.ndarray,
+    learned: np.ndarray,
+    image_id: int,
+    conversation: Conversation,
+    image_tokens: int,
+    max_length: int,
+) -> Encoded:
+    """Expand the placeholders, and cut text until it fits."""
+    images = len(conversation.images)
+    if np.count_nonzero(ids == image_id) != images:
+        raise BadSample("the template drops or doubles images")
+    if images * image_tokens >= max_length:
+        raise BadSample(
+            "the images do not fit", f"{images} x {image_tokens} tokens leave no room in {max_length}"
+        )
+    repeats = np.where(ids == image_id, image_tokens, 1)
+    ids, learned = np.repeat(ids, repeats), np.repeat(learned, repeats)
+    length = len(ids)
+    if length > max_length:
+        text = np.flatnonzero(ids != image_id)
+        cut = text[len(text) - (length - max_length) :]
+        ids, learned = np.delete(ids, cut), np.delete(learned, cut)
+    if not learned.any():
+        raise BadSample("nothing left to learn", f"the answers start beyond max_length, {max_length} tokens")
+    return Encoded(ids, learned)

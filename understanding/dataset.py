@@ -1,0 +1,190 @@
+"""Conversations and their images: the samples that understanding trains on.
+
+Which samples take part follows from the annotations alone. Images are opened when their sample is read; one that
+cannot be is left out then, and listed.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.training import dist
+from understanding.annotations import Annotations
+from understanding.config import ConversationSource
+from understanding.conversation import BadSample, Conversation, Encoded, encode, read_conversation
+from understanding.skipped import SkippedList, open_listed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is trained on: token ids, int64 (N,); which are learned, bool (N,); images, float32 (I, 3, S, S)."""
+
+    ids: np.ndarray
+    learned: np.ndarray
+    pixel_values: Tensor
+
+
+class ConversationDataset:
+    """All sources behind each other, indexed by sample.
+
+    Its indices are built by one process per node, so every rank constructs it, at the same time.
+
+    Attributes:
+        lengths: int32, tokens of each sample, 0 where it is unusable. images: int32, how many it has.
+        learned: int32, how many of its tokens are learned. usable: bool.
+        pad_id: of the text tokenizer.
+
+    Raises:
+        UserError: annotations are absent, damaged or empty, hold another number of records than stated, or none of
+            them can be trained on.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ConversationSource],
+        text_tokenizer: PreTrainedTokenizerFast,
+        to_pixels: Callable[[Image], Tensor],
+        *,
+        image_tokens: int,
+        image_size: int,
+        max_length: int,
+        limit: int | None = None,
+    ) -> None:
+        """
+        Args:
+            text_tokenizer: made ready by `prepare_text_tokenizer`.
+            to_pixels: RGB image -> normalised float32 (3, S, S), as the model's processor does it.
+            image_tokens: tokens of one image. image_size: S, in pixels. max_length: tokens of a sample.
+            limit: only so many samples of each source, from the front.
+        """
+        if image_tokens >= max_length:
+            raise UserError(
+                f"data.max_length: {max_length} leaves no room for text beside the {image_tokens} tokens of one image"
+            )
+        self.sources = tuple(sources)
+        self._text_tokenizer, self._to_pixels = text_tokenizer, to_pixels
+        self._image_tokens, self._image_size, self._max_length = image_tokens, image_size, max_length
+        self._annotations = [
+            Annotations(source.annotations, text_tokenizer, image_tokens, max_length) for source in sources
+        ]
+        self._rows = [rows[:limit] for rows in self._read_indices()]
+        # The tokenizer has used its threads, which workers that are forked from now on do not have.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._ends = np.cumsum([len(rows) for rows in self._rows]).tolist()
+        self.lengths = np.concatenate([rows["length"] for rows in self._rows])
+        self.images = np.concatenate([rows["images"] for rows in self._rows])
+        self.learned = np.concatenate([rows["learned"] for rows in self._rows])
+        self.usable = self.learned > 0
+        assert text_tokenizer.pad_token_id is not None
+        self.pad_id = int(text_tokenizer.pad_token_id)
+        if not self.usable.any():
+            first = next(self.problems())[1]
+            raise UserError(
+                f"{sources[0].annotations}: data.sources.annotations: none of {len(self)} samples can be trained on; "
+                f"the first: {first}"
+            )
+
+    def _read_indices(self) -> list[np.ndarray]:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            for annotations in self._annotations:
+                annotations.rows()
+        dist.barrier()
+        tables = [annotations.rows() for annotations in self._annotations]
+        for source, rows in zip(self.sources, tables, strict=True):
+            if source.samples is not None and source.samples != len(rows):
+                raise UserError(
+                    f"{source.annotations}: data.sources.samples: {source.samples} are stated, found {len(rows)}"
+                )
+        return tables
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @property
+    def no_pixels(self) -> Tensor:
+        """The pixels of no image: float32 (0, 3, S, S)."""
+        return torch.empty(0, 3, self._image_size, self._image_size)
+
+    def conversation(self, index: int) -> Conversation:
+        """Raises:
+        BadSample: it is none.
+        """
+        return read_conversation(self._record(index))
+
+    def encode(self, index: int) -> Encoded:
+        """Raises:
+        BadSample: it cannot be trained on.
+        """
+        conversation = self.conversation(index)
+        return encode(conversation, self._text_tokenizer, self._image_tokens, self._max_length)
+
+    def read(self, index: int) -> Sample:
+        """Raises:
+        BadSample: it cannot be trained on, or an image of it cannot be read.
+        """
+        encoded = self.encode(index)
+        paths = self.image_paths(index, self.conversation(index))
+        pixels = [self._to_pixels(open_listed(path)) for path in paths]
+        return Sample(encoded.ids, encoded.learned, torch.stack(pixels) if pixels else self.no_pixels)
+
+    def image_paths(self, index: int, conversation: Conversation) -> list[Path]:
+        folder = Path(self.sources[self._locate(index)[0]].images)
+        return [folder / path for path in conversation.images]
+
+    def name(self, index: int) -> str:
+        """`SOURCE: ID`; a record without an id is named by its place."""
+        source, row = self._locate(index)
+        record = self._record(index)
+        key = record.get("id") if isinstance(record, dict) else None
+        return f"{self.sources[source].annotations}: {f'record {row}' if key is None else key}"
+
+    def describe(self, index: int, problem: BadSample) -> str:
+        """`SOURCE: ID: reason`, on one line."""
+        return " ".join(f"{self.name(index)}: {problem}".split())
+
+    def problems(self) -> Iterator[tuple[int, BadSample]]:
+        """The samples that are unusable by their annotations, and why; found out anew, since they are few."""
+        for index in np.flatnonzero(~self.usable).tolist():
+            try:
+                self.encode(index)
+            except BadSample as problem:
+                yield index, problem
+
+    def list_unusable(self, skipped: SkippedList, max_share: float) -> None:
+        """Write the samples that no batch will hold into a run's list (rank 0).
+
+        Raises:
+            UserError: they are more than `max_share` of all; or the list cannot be written.
+        """
+        if dist.is_main():
+            skipped.add(self.describe(index, problem) for index, problem in self.problems())
+        number = len(self) - int(self.usable.sum())
+        if number > max_share * len(self):
+            index, problem = next(self.problems())
+            raise UserError(
+                f"{number} of {len(self)} samples cannot be trained on, more than data.max_skipped_share allows "
+                f"({max_share}); the first: {self.describe(index, problem)}"
+            )
+
+    def _record(self, index: int) -> Any:
+        source, row = self._locate(index)
+        return self._annotations[source].record(self._rows[source][row])
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The source of a sample, and its row there."""
+        source = bisect_right(self._ends, index)
+        return source, index - (self._ends[source - 1] if source else 0)

@@ -1,0 +1,65 @@
+"""What a recipe would do, from its numbers alone: no weights, no network, no process group."""
+
+from __future__ import annotations
+
+from common.training.command import planned_ranks
+from common.training.memory import zero_bytes
+from understanding.config import UnderstandingConfig
+from understanding.model import count_parameters
+
+
+def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
+    """A page of text: batch, steps, tokens of an image, parameters, memory per GPU.
+
+    Raises:
+        UserError: the global batch does not divide over the ranks.
+    """
+    gpus = planned_ranks(gpus)
+    batch, model, engine = config.batch, config.model, config.engine
+    accumulation = batch.accumulation(gpus)
+    counts = count_parameters(model)
+    parts = [counts.projector, counts.language_model + counts.adapters]
+    trained = counts.projector if "projector" in model.train else 0
+    if "language_model" in model.train:
+        trained += counts.adapters if model.lora else counts.language_model
+    frozen = sum(parts) - trained
+    fixed = (2 if engine.precision == "bf16" else 4) * counts.tower
+    lines = [
+        f"global batch     {batch.global_size} = {batch.micro_size} micro x {accumulation} accumulation x {gpus} ranks",
+        f"steps            {_steps(config)}",
+        f"sample           {config.data.max_length} tokens at most, {model.image_tokens} of them for each image, "
+        f"template {model.template}",
+        f"trained          {_millions(trained)}: {_trained_parts(config)}",
+        f"frozen           {_millions(frozen + counts.tower)}: the tower {_millions(counts.tower)}, "
+        f"the rest {_millions(frozen)}",
+        "memory per GPU   weights, gradients, optimizer and tower, without activations:",
+    ]
+    for stage in (0, 1, 2, 3):
+        mark = "  <- this recipe" if stage == engine.zero_stage else ""
+        there = zero_bytes(trained, frozen, stage, gpus, engine.precision) + fixed
+        lines.append(f"  ZeRO-{stage}         {there / 2**30:6.1f} GiB{mark}")
+    if engine.offload != "none":
+        lines.append(f"  offload        optimizer states rest on {engine.offload} instead")
+    return "\n".join(lines)
+
+
+def _steps(config: UnderstandingConfig) -> str:
+    stated = [source.samples for source in config.data.sources]
+    samples = sum(count for count in stated if count is not None)
+    if None in stated:
+        return "follow from the data; state data.sources.*.samples to see them here"
+    if config.data.packing:
+        return f"follow from how {samples:,} samples x {config.epochs} epochs fit into packs"
+    steps = -(-samples // config.batch.global_size) * config.epochs
+    warmup = round(config.optimizer.warmup_ratio * steps)
+    return f"{steps:,} ({samples:,} samples x {config.epochs} epochs; {warmup:,} of warm-up)"
+
+
+def _trained_parts(config: UnderstandingConfig) -> str:
+    if config.model.lora:
+        return f"projector, adapters of rank {config.model.lora.rank}"
+    return ", ".join(part.replace("_", " ") for part in config.model.train)
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:,.1f} M"

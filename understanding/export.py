@@ -1,0 +1,183 @@
+"""What training leaves behind: one standard folder that any tool which serves LLaVA loads, with no code of ours.
+
+Weights are written as they are gathered, one parameter at a time and one file after the other, so that no rank ever
+holds the whole model. A folder is whole or absent.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import GenerationConfig, LlavaProcessor
+
+from common.errors import UserError, one_line
+from common.models.vision_encoder import VisionEncoder
+from common.training import dist
+from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
+from understanding.model import LanguageSide, numel
+from understanding.templates import TEMPLATES
+from understanding.weights import exported_names
+
+SHARD_BYTES = 4 * 2**30
+"""Of one file, which is as much as rank 0 holds at a time."""
+
+
+class _Part(NamedTuple):
+    """A tensor to write: its name in the file, its elements, and how all ranks together fetch it (for rank 0)."""
+
+    name: str
+    elements: int
+    fetch: Callable[[], Tensor | None]
+
+
+def export_model(
+    folder: Path,
+    side: LanguageSide,
+    tower: VisionEncoder,
+    processor: LlavaProcessor,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write `folder` for `AutoModelForImageTextToText` and `AutoProcessor`; replaces what was there. All ranks call it.
+
+    Adapters are merged into what is written; the weights of `side` stay as they are. The tower is written in the
+    precision of the language model.
+
+    Raises:
+        UserError: it cannot be written; what was there before is untouched.
+    """
+    dtype = next(side.parameters()).dtype
+    names = exported_names(side.config)
+    parts = [
+        _Part(names[name], numel(parameters[0]), partial(_whole, parameters, scale, dtype))
+        for name, parameters, scale in merged_parameters(side)
+    ]
+    for name, tensor in tower.model.state_dict().items():
+        parts.append(
+            _Part(names[f"model.vision_tower.{name}"], tensor.numel(), partial(tensor.to, "cpu", dtype))
+        )
+    with _whole_or_absent(folder) as unfinished:
+        _write_weights(unfinished, parts, dtype.itemsize, shard_bytes)
+        if dist.is_main():
+            _write_configs(unfinished, side, dtype, processor)
+            processor.save_pretrained(unfinished)
+
+
+def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
+    """Write adapters and projector in peft's format, for `PeftModel.from_pretrained(llava, folder)`. All ranks call it.
+
+    Args:
+        base: the LLaVA folder that `side` started from, named in the folder.
+
+    Raises:
+        UserError: it cannot be written; what was there before is untouched.
+    """
+    dtype = next(side.parameters()).dtype
+    with _whole_or_absent(folder) as unfinished:
+        tensors = {name: _whole([parameter], 0.0, dtype) for name, parameter in adapter_parameters(side)}
+        if dist.is_main():
+            save_file(tensors, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
+            save_peft_config(unfinished, side, base)
+
+
+@contextmanager
+def _whole_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder to write into on rank 0, which takes the place of `folder` once all is written."""
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    try:
+        if dist.is_main():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        yield unfinished
+        if dist.is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+    except (OSError, SafetensorError) as error:
+        # No collective from here on: the other ranks may be gathering. The launcher ends them.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(f"{folder}: could not be saved: {one_line(error)}") from error
+    dist.barrier()
+
+
+def _whole(parameters: list[nn.Parameter], scale: float, dtype: torch.dtype) -> Tensor | None:
+    """W, or W + scale B A, as `merged_parameters` has them; gathered on all ranks, returned on rank 0."""
+    with _gathered(parameters):
+        if not dist.is_main():
+            return None
+        weight, *low_rank = (parameter.detach() for parameter in parameters)
+        if low_rank:
+            down, up = (matrix.float() for matrix in low_rank)
+            weight = weight.float() + scale * (up @ down)
+        return weight.to("cpu", dtype, copy=True)
+
+
+@contextmanager
+def _gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """The whole parameters inside; nothing to do for those that no rank shares."""
+    if not hasattr(parameters[0], "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
+
+
+def _write_weights(folder: Path, parts: list[_Part], element_bytes: int, shard_bytes: int) -> None:
+    shards: list[list[_Part]] = [[]]
+    size = 0
+    for part in parts:
+        if shards[-1] and size + part.elements * element_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(part)
+        size += part.elements * element_bytes
+    files = {}
+    for number, shard in enumerate(shards, 1):
+        name = (
+            "model.safetensors"
+            if len(shards) == 1
+            else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
+        tensors = {part.name: part.fetch() for part in shard}
+        if dist.is_main():
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+        files |= dict.fromkeys(tensors, name)
+    if dist.is_main() and len(shards) > 1:
+        total = sum(part.elements for part in parts)
+        index = {
+            "metadata": {"total_parameters": total, "total_size": total * element_bytes},
+            "weight_map": files,
+        }
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n"
+        )
+
+
+def _write_configs(folder: Path, side: LanguageSide, dtype: torch.dtype, processor: LlavaProcessor) -> None:
+    config = copy.deepcopy(side.config)
+    config.architectures = [type(side.llava).__name__]
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = str(dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
+    text_tokenizer = processor.tokenizer
+    ends = {text_tokenizer.eos_token_id}
+    for template in TEMPLATES.values():
+        if template.jinja == processor.chat_template and template.end is not None:
+            ends.add(text_tokenizer.convert_tokens_to_ids(template.end))
+    GenerationConfig(
+        bos_token_id=text_tokenizer.bos_token_id,
+        eos_token_id=sorted(ends - {None}),
+        pad_token_id=text_tokenizer.pad_token_id,
+        suppress_tokens=[config.image_token_id],
+    ).save_pretrained(folder)

@@ -1,0 +1,130 @@
+"""Conversations that are not trained on: what they cost, how many answers are right, and a sheet to look at.
+
+What is notable here: nothing is generated. Greedy decoding gives an answer exactly if every one of its tokens is the
+likeliest one after the right ones before it, so one forward pass tells which answers are exact, on all ranks at once
+and under any ZeRO stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaProcessor
+
+from common.models.vision_encoder import VisionEncoder
+from common.training import dist
+from common.training.engine import autocast
+from understanding.assemble import assemble_dataset, read_features
+from understanding.batches import Batch, read_batch
+from understanding.config import UnderstandingConfig
+from understanding.dataset import ConversationDataset
+from understanding.model import LanguageSide
+from understanding.sheet import Answer, answer_sheet
+
+SHOWN = 8
+
+
+class HeldOut:
+    """The recipe's held-out conversations; without any, the sheet shows the first ones that are trained on.
+
+    Args:
+        trained_on: the run's own data.
+    """
+
+    def __init__(
+        self,
+        config: UnderstandingConfig,
+        tower: VisionEncoder,
+        processor: LlavaProcessor,
+        trained_on: ConversationDataset,
+    ) -> None:
+        source, limit = config.evaluation.source, config.evaluation.limit
+        self._tower, self._text_tokenizer = tower, processor.tokenizer
+        self._precision, self._micro_size = config.engine.precision, config.batch.micro_size
+        self._dataset = assemble_dataset(config, [source], tower, processor, limit) if source else trained_on
+        usable = self._dataset.usable.nonzero()[0].tolist()
+        self.samples: list[int] = usable if source else []
+        with_images = [index for index in usable if self._dataset.images[index] > 0]
+        self._shown = (with_images or usable)[:SHOWN]
+
+    def scores(self, side: LanguageSide) -> dict[str, float]:
+        """`loss` and `token_accuracy` over learned tokens, `exact` over answers, and how many samples were read; each
+        sample once over all ranks, the same numbers on all of them."""
+        totals = torch.zeros(6, dtype=torch.float64)  # loss, tokens, hits, answers, exact answers, samples
+        rounds = -(-len(self.samples) // (self._micro_size * dist.world()))
+        for number in range(rounds):  # as many on every rank: ZeRO-3 partitions across them
+            first = (number * dist.world() + dist.rank()) * self._micro_size
+            batch = self._read(self.samples[first : first + self._micro_size])
+            loss, predicted = self._predict(side, batch)
+            hits = predicted == batch["targets"]
+            exact = [bool(hits[answer].all()) for answer in answers(batch)]
+            totals += torch.tensor(
+                [loss, len(hits), int(hits.sum()), len(exact), sum(exact), batch["samples"]],
+                dtype=torch.float64,
+            )
+        device = next(self._tower.parameters()).device
+        loss, tokens, hits, every, exact, samples = dist.sum_(totals.to(device)).tolist()
+        return {
+            "loss": loss / max(tokens, 1),
+            "token_accuracy": hits / max(tokens, 1),
+            "exact": exact / max(every, 1),
+            "samples": samples,
+        }
+
+    def sheet(self, side: LanguageSide) -> Image.Image:
+        """The same few pictures at every step of a run, with what was asked, what is right, and what the model says
+        after the right words before. Called on all ranks."""
+        rows = []
+        for index in self._shown:
+            batch = self._read([index])
+            _, predicted = self._predict(side, batch)
+            conversation = self._dataset.conversation(index)
+            asked = [turn["content"] for turn in conversation.messages if turn["role"] == "user"]
+            texts = [
+                (question, self._decode(batch["targets"][answer]), self._decode(predicted[answer]))
+                for question, answer in zip(asked, answers(batch), strict=False)
+            ]
+            pixels = batch["pixel_values"][:1]
+            rows.append(Answer(self._picture(pixels[0]) if len(pixels) else None, texts))
+        return answer_sheet(rows)
+
+    def _read(self, indices: list[int]) -> Batch:
+        return read_batch(self._dataset, [(index,) for index in indices], packed=False)
+
+    @torch.no_grad()
+    def _predict(self, side: LanguageSide, batch: Batch) -> tuple[float, Tensor]:
+        """Summed loss, and the likeliest token (M,) at every learned place, on the CPU."""
+        features = read_features(self._tower, batch["pixel_values"], self._precision)
+        side.eval()
+        with autocast(self._precision, next(self._tower.parameters()).device):
+            loss, predicted = side(
+                batch["input_ids"], features, batch["predictors"], batch["targets"], batch["attention_mask"]
+            )
+        side.train()
+        return float(loss), predicted.cpu()
+
+    def _decode(self, ids: Tensor) -> str:
+        return self._text_tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _picture(self, pixel_values: Tensor) -> Image.Image:
+        from common.data.images import to_pil
+
+        mean, std = (torch.tensor(values)[:, None, None] for values in self._moments)
+        return to_pil(pixel_values * std + mean)
+
+    @property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self._tower.image_mean, self._tower.image_std
+
+
+def answers(batch: Batch) -> Iterator[slice]:
+    """Where each answer's tokens stand among the M learned ones of a micro-batch: runs without a gap."""
+    places = batch["predictors"].tolist()
+    start = 0
+    for number in range(1, len(places) + 1):
+        if number == len(places) or places[number] != places[number - 1] + 1:
+            yield slice(start, number)
+            start = number

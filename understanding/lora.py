@@ -1,0 +1,79 @@
+"""Low-rank adapters through `peft`: into the language model, and back out as plain weights or in peft's own format.
+
+Adapters are injected into the library's own modules, so nothing else changes: names stay, the projector trains in
+place, and DeepSpeed sees ordinary parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from understanding.config import LoRAConfig
+
+if TYPE_CHECKING:
+    from understanding.model import LanguageSide
+
+ADAPTER = "default"
+PROJECTOR = "multi_modal_projector"
+PEFT_PREFIX = "base_model.model."  # how `PeftModel` calls what it wraps
+
+
+def add_adapters(side: LanguageSide, lora: LoRAConfig) -> None:
+    """Inject adapters into every linear layer of the language model; all else ceases to require a gradient."""
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in side.llava.model.language_model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        # A pattern and no list of names: the tower's layers bear the same.
+        target_modules=rf"model\.language_model\..*\.({'|'.join(sorted(layers))})",
+    )
+    inject_adapter_in_model(config, side.llava, ADAPTER, low_cpu_mem_usage=True)
+
+
+def save_peft_config(folder: Path, side: LanguageSide, base: str | None) -> None:
+    """`adapter_config.json`, by which `PeftModel.from_pretrained` takes adapters and projector from `folder`."""
+    config: LoraConfig = side.llava.peft_config[ADAPTER]
+    fields = {**config.to_dict(), "modules_to_save": [PROJECTOR], "base_model_name_or_path": base}
+    LoraConfig(**{**fields, "inference_mode": True}).save_pretrained(folder)
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name as it was before adapters came."""
+    return name.replace(".base_layer.", ".")
+
+
+def is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def adapter_parameters(side: LanguageSide) -> Iterator[tuple[str, nn.Parameter]]:
+    """What an adapter's folder holds, under the names it has there: adapters, and the projector."""
+    for name, parameter in side.llava.named_parameters():
+        if is_adapter(name) or f".{PROJECTOR}." in name:
+            yield PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."), parameter
+
+
+def merged_parameters(side: LanguageSide) -> Iterator[tuple[str, list[nn.Parameter], float]]:
+    """Plain name of each weight, with the parameters that it is made of and a scale s: [W], or [W, A, B] for
+    W + s B A."""
+    layers = {
+        id(layer.base_layer.weight): layer for layer in side.llava.modules() if isinstance(layer, LoraLayer)
+    }
+    for name, parameter in side.llava.named_parameters():
+        layer = layers.get(id(parameter))
+        if layer is not None:
+            low_rank = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+            yield plain_name(name), [parameter, *low_rank], layer.scaling[ADAPTER]
+        elif not is_adapter(name):
+            yield plain_name(name), [parameter], 0.0  # a bias of an adapted layer among them

@@ -1,0 +1,209 @@
+"""Looks through the data of a recipe before it is trained on: what there is, and what would be left out.
+
+    python understanding/preflight.py --config understanding/recipes/vicuna_7b_256_sft.yaml
+
+It needs the annotations, the images and the text tokenizer, and no weights. Its index is the one that training uses.
+The list of samples that would be left out goes to `preflight.txt` in the run's folder. Exits with 2 if they are more
+than `data.max_skipped_share`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
+
+    from understanding.config import ConversationSource, UnderstandingConfig
+    from understanding.conversation import BadSample, Encoded
+    from understanding.dataset import ConversationDataset
+
+THREADS = 16  # opening files waits for the disk more than for a core
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", type=Path, required=True, help="a recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="fields of the recipe to change"
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="decode every image, which takes longer than reading its header"
+    )
+    arguments = parser.parse_intermixed_args(argv)
+
+    from common.config import load_config
+    from understanding.config import UnderstandingConfig
+    from understanding.text_tokenizer import load_text_tokenizer
+
+    config = load_config(UnderstandingConfig, arguments.config, arguments.overrides)
+    language_model = config.model.language_model
+    text_tokenizer = load_text_tokenizer(
+        language_model.source, config.model.template, language_model.pad_token
+    )
+    check(config, text_tokenizer, arguments.decode)
+
+
+def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, decode: bool) -> None:
+    """Print the report and write the list.
+
+    Raises:
+        UserError: the data cannot be read at all, or too much of it would be left out.
+    """
+    held_out = config.evaluation.source
+    parts: list[tuple[str, tuple[ConversationSource, ...], int | None]] = [
+        ("training", config.data.sources, None)
+    ]
+    if held_out is not None:
+        parts.append(("held out", (held_out,), config.evaluation.limit))
+    listed = Path(config.output) / "preflight.txt"
+    lines: list[str] = []
+    too_many: list[str] = []
+    for title, sources, limit in parts:
+        dataset = open_data(config, sources, text_tokenizer, limit)
+        problems = {**dict(dataset.problems()), **image_problems(dataset, decode)}
+        print(report(title, dataset, problems, config, text_tokenizer), flush=True)
+        lines += [dataset.describe(index, problem) for index, problem in sorted(problems.items())]
+        if len(problems) > config.data.max_skipped_share * len(dataset):
+            too_many.append(f"{len(problems)} of {len(dataset)} {title} samples would be left out")
+    try:
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{listed}: cannot be written: {error.strerror}") from error
+    print(f"list             {listed}, {len(lines)} lines")
+    if too_many:
+        raise UserError(
+            f"{too_many[0]}, more than data.max_skipped_share allows ({config.data.max_skipped_share}); see {listed}"
+        )
+
+
+def open_data(
+    config: UnderstandingConfig,
+    sources: Sequence[ConversationSource],
+    text_tokenizer: PreTrainedTokenizerFast,
+    limit: int | None,
+) -> ConversationDataset:
+    from understanding.dataset import ConversationDataset
+
+    return ConversationDataset(
+        sources,
+        text_tokenizer,
+        _no_pixels_needed,
+        image_tokens=config.model.image_tokens,
+        image_size=int(config.model.tower.architecture["image_size"]),
+        max_length=config.data.max_length,
+        limit=limit,
+    )
+
+
+def image_problems(dataset: ConversationDataset, decode: bool) -> dict[int, BadSample]:
+    """The samples with an image that is missing or cannot be read, by index; from headers, or by decoding all."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from understanding.conversation import BadSample
+    from understanding.skipped import check_header, open_listed
+
+    def look(index: int) -> tuple[int, BadSample | None]:
+        try:
+            for path in dataset.image_paths(index, dataset.conversation(index)):
+                if decode:
+                    open_listed(path)
+                else:
+                    check_header(path)
+        except BadSample as problem:
+            return index, problem
+        return index, None
+
+    wanted = np.flatnonzero(dataset.usable & (dataset.images > 0)).tolist()
+    found: dict[int, BadSample] = {}
+    with (
+        ThreadPoolExecutor(THREADS) as threads,
+        tqdm(total=len(wanted), unit="sample", desc="images", disable=None) as bar,
+    ):
+        for start in range(0, len(wanted), 4096):  # else a million waiting results would fill memory
+            for index, problem in threads.map(look, wanted[start : start + 4096]):
+                if problem is not None:
+                    found[index] = problem
+                bar.update()
+    return found
+
+
+def report(
+    title: str,
+    dataset: ConversationDataset,
+    problems: dict[int, BadSample],
+    config: UnderstandingConfig,
+    text_tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    """A page of text."""
+    import numpy as np
+
+    used = dataset.usable.copy()
+    used[list(problems)] = False
+    share = f"{len(problems) / len(dataset):.2%}, at most {config.data.max_skipped_share:.2%}"
+    lines = [
+        f"{title:<17}{', '.join(source.annotations for source in dataset.sources)}",
+        f"samples          {len(dataset):,}, of which {int(used.sum()):,} can be used",
+        f"skipped          {len(problems):,} ({share})",
+    ]
+    reasons = Counter(problem.reason for problem in problems.values())
+    lines += [f"  {count:>12,}   {reason}" for reason, count in reasons.most_common()]
+    if not used.any():
+        return "\n".join(lines)
+    lengths = dataset.lengths[used]
+    middle, most, longest = (int(value) for value in np.percentile(lengths, [50, 95, 100]))
+    cut = int((lengths >= config.data.max_length).sum())
+    lines += [
+        f"images           {int(dataset.images[used].sum()):,}, in {int((dataset.images[used] > 0).sum()):,} samples; "
+        f"{config.model.image_tokens} tokens each",
+        f"tokens           {int(lengths.sum()):,}, of which {int(dataset.learned[used].sum()):,} are learned",
+        f"length           median {middle}, 95% up to {most}, longest {longest}; {cut:,} fill data.max_length, "
+        f"{config.data.max_length}",
+    ]
+    first = int(np.flatnonzero(used)[0])
+    lines += [f"example          {dataset.name(first)}; what is learned stands between ⟦ and ⟧:"]
+    lines += [f"  {line}" for line in marked(dataset.encode(first), text_tokenizer).splitlines()]
+    return "\n".join(lines)
+
+
+def marked(encoded: Encoded, text_tokenizer: PreTrainedTokenizerFast) -> str:
+    """The text of a sample, the learned part between marks, image tokens counted."""
+    import numpy as np
+
+    from understanding.conversation import IMAGE_TOKEN
+
+    ids, learned = encoded.ids, encoded.learned
+    image = ids == text_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    changes = np.flatnonzero((np.diff(learned) != 0) | (np.diff(image) != 0)) + 1
+    text = ""
+    for start, end in zip([0, *changes], [*changes, len(ids)], strict=True):
+        if image[start]:
+            text += f"{IMAGE_TOKEN} x {end - start}"
+            continue
+        # What a run adds to the text before it: decoded alone, it would lose its first blank.
+        before, after = (text_tokenizer.decode(ids[:place]) for place in (start, end))
+        piece = after[len(before) :]
+        text += f"⟦{piece}⟧" if learned[start] else piece
+    return text
+
+
+def _no_pixels_needed(image: Image) -> Tensor:
+    raise AssertionError("preflight makes no pixels")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,158 @@
+"""Train a language model to read the tokenizer's continuous features, one stage per recipe.
+
+    deepspeed understanding/train.py --config understanding/recipes/vicuna_7b_256_pretrain.yaml
+    python understanding/train.py --config understanding/recipes/demo_pretrain.yaml
+
+The vision tower is frozen and stays outside the engine, which holds projector and language model; so ZeRO-3
+partitions what learns, and batches without images keep the ranks in step.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import run_cli
+from common.training.command import parse_arguments
+
+if TYPE_CHECKING:
+    from understanding.config import UnderstandingConfig
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "vicuna_7b_256_pretrain.yaml"
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "", DEFAULT_RECIPE)
+
+    from common.config import dump_config, load_config
+    from understanding.config import UnderstandingConfig
+
+    config = load_config(UnderstandingConfig, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump_config(config), end="")
+    elif arguments.dry_run:
+        from understanding.dry_run import plan
+
+        print(plan(config, arguments.gpus))
+    else:
+        train(config)
+
+
+def train(config: UnderstandingConfig) -> None:
+    """One stage, from its latest checkpoint if it has one.
+
+    Raises:
+        UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
+    """
+    import torch
+
+    from common.training import dist
+    from common.training.checkpoint import Checkpoints
+    from common.training.engine import deepspeed_config
+    from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
+    from common.training.run import open_run, record_run
+    from understanding import assemble
+    from understanding.batches import training_batches
+    from understanding.cost import Efficiency
+    from understanding.export import export_model, save_adapter
+    from understanding.held_out import HeldOut
+    from understanding.skipped import SkippedList
+    from understanding.training_state import TrainingState
+
+    # --- The process group, the run's folder, the models and the data
+    device = dist.start()
+    torch.manual_seed(config.seed)  # the same projector on every rank
+    accumulation = config.batch.accumulation(dist.world())
+    run = open_run(config.output, config.resume)
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    settings = deepspeed_config(
+        config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
+    )
+
+    tower = assemble.assemble_tower(config, device)
+    processor = assemble.assemble_processor(config, tower)
+    side = assemble.assemble_language_side(config, tower, processor, settings, device)
+    dataset = assemble.assemble_dataset(config, config.data.sources, tower, processor)
+    plan = assemble.assemble_plan(config, dataset)
+    steps = plan.steps(config.epochs)
+    held_out, efficiency = HeldOut(config, tower, processor, dataset), Efficiency(config.model, device)
+
+    # --- The engine; then back to where a former run was, its random numbers included
+    state = TrainingState(config, side, settings, tower, steps)
+    engine, latest = state.engine, checkpoints.latest()
+    start = state.load(latest) if latest else 0
+    record_run(run, config)
+    skipped = SkippedList(run / "skipped.txt")
+    dataset.list_unusable(skipped, config.data.max_skipped_share)
+    batches = training_batches(
+        dataset,
+        plan,
+        rank=dist.rank(),
+        world=dist.world(),
+        micro_size=config.batch.micro_size,
+        packed=config.data.packing,
+        start=start,
+        steps=steps,
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+    )
+
+    reporter = Reporter(run, config.logging, steps, start)
+    if latest is not None:
+        reporter.say(f"{run}: resuming from step {start}")
+    terms, watch = Terms(device), Stopwatch(device)
+
+    for step in range(start + 1, steps + 1):
+        with watch.waiting():
+            micro_batches = next(batches)
+        # DeepSpeed averages over ranks and micro-batches; this share makes it a mean over the step's learned tokens.
+        learned = torch.tensor(sum(len(batch["targets"]) for batch in micro_batches), device=device)
+        share = accumulation * dist.world() / dist.sum_(learned).clamp_min(1)
+
+        for batch in micro_batches:
+            features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
+            loss, predicted = engine(
+                batch["input_ids"],
+                features,
+                batch["predictors"],
+                batch["targets"],
+                batch["attention_mask"],
+                batch["position_ids"],
+            )
+            engine.backward(loss * share)
+            engine.step()
+            hits = (predicted == batch["targets"].to(device, non_blocking=True)).sum()
+            terms.add(step, loss=loss.detach() * share, token_accuracy=hits * share)
+            watch.count(**efficiency.count(batch))
+            skipped.add(batch["skipped"])
+            state.skipped.add(batch["skipped"], batch["samples"])
+
+        reporter.advance()
+        last = step == steps
+
+        if step % config.checkpoint.save_every == 0 or last:
+            terms.check_finite()  # a checkpoint is good or it is not written
+            state.save(checkpoints, step)
+
+        # --- What a user sees: a line, a picture of answers, the held-out set
+        if step % config.logging.log_every == 0 or last:
+            terms.check_finite()
+            line = terms.take()
+            line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
+            line |= {"lr": engine.optimizer.param_groups[0]["lr"], "epoch": plan.epoch(step)}
+            line |= efficiency.rates(watch.take())
+            line |= {"memory_gib": memory_gib(device), "skipped": state.check_skipped()}
+            reporter.line(step, line)
+        if step % config.logging.picture_every == 0 or last:
+            reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
+        if held_out.samples and (step % config.logging.evaluate_every == 0 or last):
+            reporter.line(step, held_out.scores(side), kind="evaluation")
+
+    if config.model.lora is not None:
+        save_adapter(run / "adapter", side, config.init_from)
+    export_model(run / "model", side, tower, processor)
+    reporter.close(f"{run / 'model'}: the trained model")
+
+
+if __name__ == "__main__":
+    run_cli(main)
