@@ -80,7 +80,14 @@ def test_train_scripts_run_from_anywhere(script: str, tmp_path: Path) -> None:
 
 
 def test_help_loads_no_model_library() -> None:
-    scripts = ("tokenizer.train", "understanding.train", "understanding.preflight", "understanding.internvl")
+    scripts = (
+        "tokenizer.train",
+        "understanding.train",
+        "understanding.preflight",
+        "understanding.internvl",
+        "generation.train",
+        "generation.extract_codes",
+    )
     for module in (*scripts, "vqrae.cli"):
         command = f"from {module} import main; main()"
         last = "print(*sys.modules, file=sys.stderr)"

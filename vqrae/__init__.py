@@ -5,6 +5,10 @@
     encoding = model.encode(pixels)         # features (B, N, D), codes (B, h, w)
     pixels = model.decode(encoding.codes)   # RGB in [0, 1]
 
+    from vqrae import Generator, Sampling
+    generator = Generator.from_pretrained("runs/demo/generator")
+    (pictures,) = generator.generate("a photo of a red circle", n=4, sampling=Sampling(cfg_scale=3.0))
+
 Names are imported when they are first used: `import vqrae` alone loads no model library.
 """
 
@@ -14,8 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.models.vqrae import VQRAE, VQRAEConfig
+    from generation.generate import Generator
+    from generation.sampling import Sampling
 
-__all__ = ["VQRAE", "VQRAEConfig", "__version__"]
+__all__ = ["VQRAE", "Generator", "Sampling", "VQRAEConfig", "__version__"]
+
+HOMES = {
+    "VQRAE": "common.models.vqrae",
+    "VQRAEConfig": "common.models.vqrae",
+    "Generator": "generation.generate",
+    "Sampling": "generation.sampling",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -23,10 +36,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("vqrae")
-    if name in __all__:
-        from common.models import vqrae
+    if name in HOMES:
+        from importlib import import_module
 
-        return getattr(vqrae, name)
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

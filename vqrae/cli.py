@@ -14,7 +14,7 @@ from importlib import import_module
 
 from common.errors import run_cli
 
-COMMANDS = ("reconstruct", "ask", "chat")
+COMMANDS = ("reconstruct", "ask", "chat", "generate")
 
 
 def build_parser() -> argparse.ArgumentParser:

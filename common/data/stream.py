@@ -9,7 +9,7 @@ saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TypedDict
@@ -195,7 +195,7 @@ class EvaluationLoader:
     def __init__(
         self,
         source: IndexedSource,
-        images: range,
+        images: Sequence[int],
         size: int,
         batch: int,
         workers: int,

@@ -66,3 +66,8 @@ def cosine_factor(peak: float, end: float, warmup: int, total: int) -> Callable[
         return (end + (peak - end) * (1 + math.cos(math.pi * progress)) / 2) / peak
 
     return factor
+
+
+def constant_factor(warmup: int) -> Callable[[int], float]:
+    """Step -> rate / peak: linear from 0 over `warmup` steps, then 1."""
+    return lambda step: min(1.0, step / warmup) if warmup else 1.0

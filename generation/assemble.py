@@ -1,0 +1,131 @@
+"""From a recipe to a generator: VQRAE, language model and text tokenizer, joined by the visual vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from common.errors import UserError, one_line
+from common.models.encoder_loading import build_encoder, check_architecture, resolve_folder
+from common.models.vqrae import VQRAE, VQRAEConfig
+from common.models.vqrae_loading import load_vqrae
+from generation.config import GenerationConfig, LanguageModelConfig, ModelConfig, TokenizerReference
+from generation.model_folder import GeneratorFolder, load_generator, load_language_model, load_text_tokenizer
+from generation.vocabulary import CONFIG_KEY, VisualVocabulary, expand, vqrae_hash
+
+
+def assemble_vqrae(config: ModelConfig) -> VQRAE:
+    """The recipe's VQRAE, frozen, float32 on the CPU.
+
+    Raises:
+        UserError: absent, damaged, or of another architecture than the recipe states.
+    """
+    stated = config.tokenizer
+    try:
+        vqrae, _ = load_vqrae(stated.source)
+    except UserError as error:
+        raise UserError(f"model.tokenizer.source: {error}") from error
+    tower: Any = vqrae.config.encoder_config
+    check_architecture(tower, stated.encoder, stated.source)
+    for key in ("codebook_size", "codebook_dim", "output_patch_size"):
+        expected, found = getattr(stated, key), getattr(vqrae.config, key)
+        if expected != found:
+            raise UserError(
+                f"{stated.source}: model.tokenizer.{key}: the recipe states {expected}, the checkpoint has {found}"
+            )
+    return vqrae.eval().requires_grad_(False)
+
+
+def assemble_generator(config: GenerationConfig) -> GeneratorFolder:
+    """What a run starts from, float32 on the CPU.
+
+    Raises:
+        UserError: something is absent, damaged, or of another architecture than the recipe states; or `init_from`
+            writes the codes of another VQRAE.
+    """
+    vqrae = assemble_vqrae(config.model)
+    vocabulary = VisualVocabulary(
+        offset=config.model.language_model.text_vocabulary,
+        codebook_size=config.model.tokenizer.codebook_size,
+        grid=config.grid,
+        image_size=config.data.image_size,
+        max_length=config.data.max_length,
+        vqrae_sha256=vqrae_hash(vqrae),
+    )
+    if config.init_from is not None:
+        model, text_tokenizer = _former(config, config.init_from, vocabulary)
+    else:
+        model, text_tokenizer = _language_model(config.model)
+        expand(model, text_tokenizer, vqrae, vocabulary, config.model.new_embeddings)
+    if config.engine.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return GeneratorFolder(model=model, text_tokenizer=text_tokenizer, vqrae=vqrae, vocabulary=vocabulary)
+
+
+def _former(config: GenerationConfig, source: str, vocabulary: VisualVocabulary) -> tuple[Any, Any]:
+    """A trained generator to go on from. Resolution and room for text are the recipe's; ids and codes must agree."""
+    try:
+        former = load_generator(source, torch.float32, config.model.attn_implementation)
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from error
+    vocabulary.check_vqrae(former.vocabulary.vqrae_sha256, f"init_from: {source}")
+    if former.vocabulary.offset != vocabulary.offset:
+        raise UserError(
+            f"init_from: {source}: model.language_model.text_vocabulary: the recipe states {vocabulary.offset}, the "
+            f"checkpoint has {former.vocabulary.offset}"
+        )
+    stated = {key: v for key, v in config.model.language_model.architecture.items() if key != "vocab_size"}
+    check_architecture(former.model.config, stated, f"init_from: {source}")
+    setattr(former.model.config, CONFIG_KEY, vocabulary.to_config())
+    return former.model, former.text_tokenizer
+
+
+def _language_model(config: ModelConfig) -> tuple[Any, Any]:
+    stated = config.language_model
+    if stated.source is None:
+        assert stated.text_tokenizer is not None
+        text_tokenizer = load_text_tokenizer(resolve_folder(stated.text_tokenizer))
+        return _scratch(stated, config.attn_implementation), text_tokenizer
+    folder = resolve_folder(stated.source)
+    model, text_tokenizer = load_language_model(folder, torch.float32, config.attn_implementation)
+    check_architecture(model.config, stated.architecture, stated.source)
+    if stated.text_tokenizer is not None:
+        text_tokenizer = load_text_tokenizer(resolve_folder(stated.text_tokenizer))
+    return model, text_tokenizer
+
+
+def _scratch(stated: LanguageModelConfig, attn_implementation: str = "sdpa") -> Any:
+    """A language model with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = dict(stated.architecture)
+    try:
+        text_config = AutoConfig.for_model(str(fields.pop("model_type")), **fields)
+        return AutoModelForCausalLM.from_config(
+            text_config, attn_implementation=attn_implementation, dtype=torch.float32
+        )
+    except Exception as error:  # transformers' strict configs raise their own kinds
+        raise UserError(f"model.language_model.architecture: {one_line(error)}") from error
+
+
+def generator_on_meta(config: ModelConfig) -> tuple[Any, VQRAE]:
+    """The recipe's language model with its visual rows, and its VQRAE, without weights: to be counted."""
+    stated, tokenizer = config.language_model, config.tokenizer
+    rows = stated.text_vocabulary + tokenizer.codebook_size + 2
+    expanded = dataclasses.replace(stated, architecture={**stated.architecture, "vocab_size": rows})
+    with torch.device("meta"):
+        return _scratch(expanded), _vqrae_on_meta(tokenizer)
+
+
+def _vqrae_on_meta(tokenizer: TokenizerReference) -> VQRAE:
+    encoder = build_encoder(tokenizer.encoder)
+    return VQRAE(
+        VQRAEConfig(
+            encoder_config=encoder.model.config,
+            codebook_size=tokenizer.codebook_size,
+            codebook_dim=tokenizer.codebook_dim,
+            output_patch_size=tokenizer.output_patch_size,
+        )
+    )

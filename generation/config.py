@@ -1,0 +1,234 @@
+"""The generator's recipe: one typed tree from which a run follows.
+
+`data.sources` says which pictures and captions; `data.codes` whether they are encoded while training (null) or were
+before, by `generation/extract_codes.py` with this same recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from common.config import configclass
+from common.data.config import DataConfig, SourceConfig
+from common.training.checkpoint import CheckpointConfig
+from common.training.engine import BatchConfig, EngineConfig
+from common.training.metrics import LoggingConfig
+from common.training.optim import AdamWConfig
+from generation.sampling import Sampling
+
+Architecture = dict[str, int | float | str | bool]
+NewEmbeddings = Literal["mean", "codebook", "normal"]
+LossVocabulary = Literal["codes", "full"]
+
+MARKS = 2  # begin_image and end_image, see `vocabulary`
+
+
+@configclass
+class TokenizerReference:
+    """The frozen VQRAE whose codes are written.
+
+    Args:
+        source: its folder or hub id.
+        encoder: config fields of its encoder. They, and the numbers below, are checked against `source`, so that dry
+            runs need no network.
+        precision: of its encoder while it encodes; the quantizer is always float32.
+    """
+
+    source: str
+    encoder: Architecture
+    codebook_size: int
+    codebook_dim: int
+    output_patch_size: int
+    precision: Literal["fp32", "bf16_autocast"]
+
+    def __post_init__(self) -> None:
+        _stated("encoder", self.encoder, "model_type", "hidden_size", "image_size", "patch_size")
+        if not 1 <= self.codebook_size <= 2**16:
+            raise ValueError(
+                f"codebook_size: expected 1 to {2**16} (codes are packed in 16 bits), found {self.codebook_size}"
+            )
+
+
+@configclass
+class LanguageModelConfig:
+    """A Qwen3; in the paper, that of 0.6B.
+
+    Args:
+        source: a folder or hub id; null builds it with random weights.
+        text_tokenizer: a folder or hub id; null takes what stands beside `source`.
+        text_vocabulary: `len(text_tokenizer)`, where visual ids begin. Less than `vocab_size` where the embedding is
+            padded, as Qwen's is.
+        architecture: config fields of the model, checked against `source`.
+    """
+
+    source: str | None
+    text_tokenizer: str | None = None
+    text_vocabulary: int
+    architecture: Architecture
+
+    def __post_init__(self) -> None:
+        _stated(
+            "architecture", self.architecture, "model_type", "hidden_size", "num_hidden_layers", "vocab_size"
+        )
+        if self.architecture["model_type"] != "qwen3":
+            raise ValueError(
+                f"architecture.model_type: expected 'qwen3', found {self.architecture['model_type']!r}"
+            )
+        if self.source is None and self.text_tokenizer is None:
+            raise ValueError("text_tokenizer: expected a folder or hub id, since source is null")
+        if not 1 <= self.text_vocabulary <= int(self.architecture["vocab_size"]):
+            raise ValueError(
+                f"text_vocabulary: expected 1 to architecture.vocab_size {self.architecture['vocab_size']}, "
+                f"found {self.text_vocabulary}"
+            )
+
+
+@configclass
+class ModelConfig:
+    """Tokenizer and language model.
+
+    Args:
+        new_embeddings: where the rows of visual ids start from, see `vocabulary.expand`.
+    """
+
+    tokenizer: TokenizerReference
+    language_model: LanguageModelConfig
+    new_embeddings: NewEmbeddings
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+
+@configclass
+class GenerationDataConfig(DataConfig):
+    """Pictures with captions, and how they become sequences.
+
+    Args:
+        codes: folder of extracted codes, one subfolder for each of `sources`; null encodes while training.
+        max_length: tokens of a sequence: text, N codes and two marks. A longer caption is cut, codes never are.
+        prompt_dropout: share of captions left out, for classifier-free guidance.
+    """
+
+    crop: Literal["random", "center"] = "center"  # Table 9
+    flip: bool = False  # it would make `left of` a lie
+    codes: str | None = None
+    max_length: int
+    prompt_dropout: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.prompt_dropout <= 1:
+            raise ValueError(f"prompt_dropout: expected a share in [0, 1], found {self.prompt_dropout}")
+        if self.codes is not None and (self.crop != "center" or self.flip):
+            raise ValueError(
+                "codes: extracted codes are those of unflipped centre crops; set crop and flip so"
+            )
+
+
+@configclass
+class OptimizerConfig:
+    """One rate for everything: linear warm-up, then constant (Table 9)."""
+
+    lr: float
+    schedule: Literal["constant"]
+    warmup_steps: int
+    adamw: AdamWConfig
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr: expected a positive number, found {self.lr}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps: expected 0 or more, found {self.warmup_steps}")
+
+
+@configclass
+class SamplesConfig:
+    """Pictures that are drawn while training, every `logging.picture_every` steps; the same noise each time.
+
+    Args:
+        prompts: none draws nothing.
+        per_prompt: pictures for each.
+    """
+
+    prompts: tuple[str, ...]
+    per_prompt: int
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        if self.per_prompt < 1:
+            raise ValueError(f"per_prompt: expected 1 or more, found {self.per_prompt}")
+
+
+@configclass
+class HeldOutConfig:
+    """Pictures with captions that are measured and not trained on.
+
+    Args:
+        source: null measures nothing. limit: the first so many of it.
+    """
+
+    source: SourceConfig | None
+    limit: int = 512
+
+
+@configclass
+class GenerationConfig:
+    """The training of one generator."""
+
+    output: str
+    """The run's folder; see `common/training/run.py` for its layout."""
+    seed: int
+    init_from: str | None
+    """A generator's folder (`RUN/model`) to go on from, with the same VQRAE; perhaps at another resolution. Null
+    starts from `model.language_model`."""
+    steps: int
+    resume: bool = True
+    model: ModelConfig
+    data: GenerationDataConfig
+    loss_vocabulary: LossVocabulary
+    """What the loss is normalised over: the K codes (decision 14), or all text and visual ids."""
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    engine: EngineConfig
+    logging: LoggingConfig
+    checkpoint: CheckpointConfig
+    samples: SamplesConfig
+    evaluation: HeldOutConfig
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps: expected 1 or more, found {self.steps}")
+        size, patch = self.data.image_size, self.model.tokenizer.output_patch_size
+        if size % patch:
+            raise ValueError(
+                f"data.image_size: expected a multiple of model.tokenizer.output_patch_size {patch}, found {size}"
+            )
+        if self.text_room < 1:
+            raise ValueError(
+                f"data.max_length: {self.data.max_length} leaves no room for text beside {self.image_tokens} image "
+                f"tokens and {MARKS} marks"
+            )
+        if self.engine.zero_stage == 3:
+            raise ValueError(
+                "engine.zero_stage: the generator supports 0, 1 and 2 (its samples read whole weights)"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) tokens of a picture."""
+        side = self.data.image_size // self.model.tokenizer.output_patch_size
+        return side, side
+
+    @property
+    def image_tokens(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def text_room(self) -> int:
+        """Text tokens of the longest caption."""
+        return self.data.max_length - self.image_tokens - MARKS
+
+
+def _stated(field: str, architecture: Architecture, *needed: str) -> None:
+    missing = [key for key in needed if key not in architecture]
+    if missing:
+        raise ValueError(f"{field}: expected {', '.join(missing)} to be stated")

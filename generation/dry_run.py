@@ -1,0 +1,51 @@
+"""What a recipe would do, from its numbers alone: no weights, no network, no process group."""
+
+from __future__ import annotations
+
+from common.training.command import planned_ranks
+from common.training.memory import zero_bytes
+from generation.assemble import generator_on_meta
+from generation.config import MARKS, GenerationConfig
+
+
+def plan(config: GenerationConfig, gpus: int | None = None) -> str:
+    """A page of text: batch, steps, sequence, vocabulary, parameters, memory per GPU.
+
+    Raises:
+        UserError: the global batch does not divide over the ranks.
+    """
+    gpus = planned_ranks(gpus)
+    batch, engine, tokenizer = config.batch, config.engine, config.model.tokenizer
+    accumulation = batch.accumulation(gpus)
+    language_model, vqrae = generator_on_meta(config.model)
+    trained = sum(p.numel() for p in language_model.parameters())
+    frozen = sum(p.numel() for p in vqrae.parameters())
+    images = batch.global_size * config.steps
+    text = config.model.language_model.text_vocabulary
+    rows = (
+        config.model.tokenizer.codebook_size
+        if config.loss_vocabulary == "codes"
+        else language_model.config.vocab_size
+    )
+    logits = batch.micro_size * config.image_tokens * rows * 4
+    origin = f"extracted codes in {config.data.codes}" if config.data.codes else "encoded while training"
+    fixed = 4 * (frozen + tokenizer.codebook_size * tokenizer.codebook_dim)
+    lines = [
+        f"global batch     {batch.global_size} = {batch.micro_size} micro x {accumulation} accumulation x {gpus} ranks",
+        f"steps            {config.steps:,} ({images:,} images, {images * config.image_tokens:,} image tokens; "
+        f"{config.optimizer.warmup_steps:,} of warm-up)",
+        f"image            {config.data.image_size} px, {config.grid[0]} x {config.grid[1]} = {config.image_tokens} "
+        f"image tokens, {origin}",
+        f"sequence         {config.data.max_length} tokens: at most {config.text_room} text tokens, {MARKS} marks, "
+        f"{config.image_tokens} image tokens",
+        f"vocabulary       {text:,} text, {MARKS} marks, {tokenizer.codebook_size:,} codes; the loss is over {rows:,}",
+        f"trained          {trained / 1e6:,.1f} M parameters",
+        f"frozen           {frozen / 1e6:,.1f} M parameters of the VQRAE",
+        f"logits           {logits / 2**30:.2f} GiB of float32 for a micro-batch",
+        "memory per GPU   weights, gradients, optimizer and VQRAE, without activations and logits:",
+    ]
+    for stage in (0, 1, 2):
+        mark = "  <- this recipe" if stage == engine.zero_stage else ""
+        there = zero_bytes(trained, 0, stage, gpus, engine.precision) + fixed
+        lines.append(f"  ZeRO-{stage}         {there / 2**30:6.1f} GiB{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""The held-out set during training: loss and accuracy over all ranks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from common.data.stream import evaluation_loader
+from common.errors import UserError
+from common.training import dist
+from common.training.engine import autocast
+from generation.config import GenerationConfig
+from generation.dataset import Batch, SequenceBuilder
+from generation.encoding import CodeEncoder
+from generation.objective import NextCode
+
+
+class HeldOut:
+    """This rank's share of the held-out pictures, encoded once.
+
+    Raises:
+        UserError: they cannot be read, or lie in a source that can only be streamed.
+    """
+
+    def __init__(self, config: GenerationConfig, builder: SequenceBuilder, encoder: CodeEncoder) -> None:
+        self.precision = config.engine.precision
+        self.batches: list[Batch] = []
+        source = config.evaluation.source
+        if source is None:
+            return
+        loader = evaluation_loader(
+            source,
+            config.data.image_size,
+            config.batch.micro_size,
+            dist.rank(),
+            dist.world(),
+            limit=config.evaluation.limit,
+            skip_corrupt=True,
+        )
+        for batch in loader:
+            if batch["key"]:
+                self.batches.append(builder(encoder(batch["pixels"]), batch["caption"], positions=None))
+        counts = torch.tensor(
+            float(sum(batch["samples"] for batch in self.batches)), device=encoder.table.device
+        )
+        if not dist.sum_(counts).item():
+            raise UserError(f"{source.path}: evaluation.source: none of its pictures could be read")
+
+    @torch.no_grad()
+    def evaluate(self, model: NextCode, device: torch.device) -> dict[str, float]:
+        """Mean loss, its perplexity, accuracy, and over how many images; the same on all ranks. Nothing where the
+        recipe has no held-out set."""
+        totals = torch.zeros(3, dtype=torch.float64, device=device)
+        model.eval()
+        for batch in self.batches:
+            inputs = (batch[name].to(device) for name in ("input_ids", "predictors", "targets"))
+            with autocast(self.precision, device):
+                output = model(*inputs)
+            here = torch.stack([output.loss, output.accuracy, torch.ones_like(output.loss)])
+            totals += here.double() * batch["samples"]
+        model.train()
+        loss, accuracy, images = dist.sum_(totals).tolist()
+        if not images:
+            return {}
+        loss, accuracy = loss / images, accuracy / images
+        return {"loss": loss, "perplexity": math.exp(loss), "accuracy": accuracy, "images": images}

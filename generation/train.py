@@ -1,0 +1,141 @@
+"""Train a language model to write pictures as the tokenizer's codes.
+
+    deepspeed generation/train.py --config generation/recipes/qwen3_0_6b.yaml
+    python generation/train.py --config generation/recipes/demo.yaml steps=100
+
+The recipe's pictures are encoded while training, or were encoded before by `generation/extract_codes.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import run_cli
+from common.training.command import parse_arguments
+
+if TYPE_CHECKING:
+    from generation.config import GenerationConfig
+
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "qwen3_0_6b.yaml"
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__ or "", DEFAULT_RECIPE)
+
+    from common.config import dump_config, load_config
+    from generation.config import GenerationConfig
+
+    config = load_config(GenerationConfig, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump_config(config), end="")
+    elif arguments.dry_run:
+        from generation.dry_run import plan
+
+        print(plan(config, arguments.gpus))
+    else:
+        train(config)
+
+
+def train(config: GenerationConfig) -> None:
+    """One run, from its latest checkpoint if it has one.
+
+    Raises:
+        UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
+    """
+    import math
+
+    import torch
+
+    from common.training import dist
+    from common.training.checkpoint import Checkpoints
+    from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
+    from common.training.run import finish_run, open_run, record_run
+    from generation.assemble import assemble_generator
+    from generation.cost import Efficiency
+    from generation.dataset import SequenceBuilder, training_batches
+    from generation.encoding import CodeEncoder
+    from generation.held_out import HeldOut
+    from generation.objective import NextCode
+    from generation.pictures import SamplePictures
+    from generation.training_state import TrainingState
+
+    # --- The process group, the run's folder, and the models
+    device = dist.start()
+    torch.manual_seed(config.seed)  # the same weights on every rank
+    accumulation = config.batch.accumulation(dist.world())
+    run = open_run(config.output, config.resume)
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    latest = checkpoints.latest()
+
+    generator = assemble_generator(config)
+    vocabulary = generator.vocabulary
+    model = NextCode(generator.model, vocabulary, config.loss_vocabulary).to(device)
+    encoder = CodeEncoder(generator.vqrae.to(device), config.model.tokenizer.precision)
+
+    # --- The engine; then back to where a former run was
+    state = TrainingState(config, model)
+    engine = state.engine
+    start = state.load(latest) if latest else 0
+    record_run(run, config)
+
+    # --- The data: what is learned from, what is measured, what is looked at
+    builder = SequenceBuilder(generator.text_tokenizer, vocabulary, config.data.prompt_dropout, config.seed)
+    micro, position = config.batch.micro_size, start * config.batch.global_size
+    batches = training_batches(
+        config.data, builder, encoder, config.seed, dist.rank(), dist.world(), micro, position
+    )
+    held_out = HeldOut(config, builder, encoder)
+    pictures = SamplePictures(config, generator)
+
+    reporter = Reporter(run, config.logging, config.steps, start)
+    if latest is not None:
+        reporter.say(f"{run}: resuming from step {start}")
+    terms, watch = Terms(device), Stopwatch(device)
+    efficiency = Efficiency(generator.model, vocabulary, config.loss_vocabulary, device)
+
+    for step in range(start + 1, config.steps + 1):
+        for _ in range(accumulation):
+            with watch.waiting():
+                batch = next(batches)
+            state.corrupt.add(batch["skipped"], batch["samples"])
+            output = engine(
+                batch["input_ids"].to(device, non_blocking=True),
+                batch["predictors"].to(device, non_blocking=True),
+                batch["targets"].to(device, non_blocking=True),
+            )
+            # Every picture has as many codes, so the mean over micro-batches is the mean over all codes.
+            engine.backward(output.loss)
+            engine.step()
+            terms.add(step, loss=output.loss, accuracy=output.accuracy)
+            watch.count(**efficiency.count(batch))
+        reporter.advance()
+        last = step == config.steps
+
+        if step % config.checkpoint.save_every == 0 or last:
+            terms.check_finite()  # a checkpoint is good or it is not written
+            state.save(checkpoints, step)
+
+        # --- What a user sees: a line, the held-out set, pictures for fixed prompts
+        if step % config.logging.log_every == 0 or last:
+            terms.check_finite()
+            line = terms.take()
+            line["perplexity"] = math.exp(line["loss"])  # among how many codes the model still hesitates
+            line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
+            line["lr"] = engine.optimizer.param_groups[0]["lr"]
+            line |= efficiency.rates(watch.take())
+            line |= {"memory_gib": memory_gib(device), "skipped": state.check_corrupt()}
+            reporter.line(step, line)
+        if step % config.logging.evaluate_every == 0 or last:
+            scores = held_out.evaluate(model, device)
+            if scores:
+                reporter.line(step, scores, kind="evaluation")
+        if pictures and (step % config.logging.picture_every == 0 or last):
+            reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
+
+    finish_run(run, generator)
+    reporter.close(f"{run / 'model'}: the trained generator")
+
+
+if __name__ == "__main__":
+    run_cli(main)
