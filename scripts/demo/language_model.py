@@ -27,7 +27,7 @@ from common.errors import UserError, run_cli
 
 RECIPE = Path(__file__).parents[2] / "understanding" / "recipes" / "demo_pretrain.yaml"
 CONTROLS = ("<|im_start|>", "<|im_end|>")  # of ChatML
-MERGED = 420  # tokens before them: 256 bytes, the words of captions and questions, the end of text
+MERGED = 400  # tokens before them: 256 bytes, the words of captions and questions, the end of text
 BATCH, RATE = 32, 2e-3
 IGNORED = -100
 

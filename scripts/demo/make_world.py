@@ -35,6 +35,7 @@ from common.errors import UserError, run_cli
 
 SHARD_LENGTH = 1000  # images in a shard
 ROUNDS = 6  # of questions about a training image: a picture costs more tokens than several answers about it
+TURNS = 10  # of a training conversation at most, so that few are much longer than others
 
 
 def annotate(index: int, *, seed: int, split: str, size: int) -> tuple[Scene, dict[str, Any]]:
@@ -77,8 +78,8 @@ def write_split(out: Path, split: str, count: int, *, seed: int, size: int) -> l
     write_jsonl(out / f"{prefix}scenes.jsonl", records)
     described = [_described(record["image"], record["description"]) for record in records]
     (out / f"{prefix}descriptions.json").write_text(json.dumps(described))
-    rounds = ROUNDS if split == "train" else 1
-    talk = conversations([record["image"] for record in records], scenes, seed=seed, rounds=rounds)
+    more = {"rounds": ROUNDS, "turns": TURNS} if split == "train" else {}
+    talk = conversations([record["image"] for record in records], scenes, seed=seed, **more)
     (out / f"{prefix}questions.json").write_text(json.dumps(talk))
     return records
 

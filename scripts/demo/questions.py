@@ -82,12 +82,12 @@ def _exists(things: Sequence[Thing], rng: np.random.Generator) -> Question:
 
 
 def conversations(
-    images: Sequence[str], scenes: Sequence[Scene], *, seed: int, rounds: int = 1
+    images: Sequence[str], scenes: Sequence[Scene], *, seed: int, rounds: int = 1, turns: int | None = None
 ) -> list[dict[str, Any]]:
     """LLaVA's list of conversations, one per image that has a question left after balancing.
 
     `images` are the paths to write, one per scene. Each scene is asked `rounds` times; what was asked before is left
-    out. Besides LLaVA's keys each entry has `kinds`, one per turn.
+    out, and of what is left at most `turns` are kept. Besides LLaVA's keys each entry has `kinds`, one per turn.
     """
     rng = np.random.default_rng([seed, len(scenes)])
     pool: dict[str, dict[str, list[tuple[int, Question]]]] = defaultdict(lambda: defaultdict(list))
@@ -103,11 +103,13 @@ def conversations(
             for i in rng.permutation(len(answers[answer]))[:fewest]:
                 index, question = answers[answer][i]
                 chosen[index].append(question)
-    return [_conversation(images[index], chosen[index], rng) for index in sorted(chosen)]
+    return [_conversation(images[index], chosen[index], rng, turns) for index in sorted(chosen)]
 
 
-def _conversation(image: str, questions: list[Question], rng: np.random.Generator) -> dict[str, Any]:
-    questions = [questions[i] for i in rng.permutation(len(questions))]
+def _conversation(
+    image: str, questions: list[Question], rng: np.random.Generator, most: int | None
+) -> dict[str, Any]:
+    questions = [questions[i] for i in rng.permutation(len(questions))[:most]]
     turns = []
     for number, question in enumerate(questions):
         turns.append({"from": "human", "value": ("" if number else "<image>\n") + question.text})
