@@ -80,6 +80,9 @@ class ModelConfig:
     language_model: LanguageModelConfig
     projector: Literal["mlp2x_gelu"]
     """Two linear layers with a GELU between: the projector of `LlavaForConditionalGeneration`."""
+    projector_start: Literal["default", "standardized"] = "default"
+    """A fresh projector's start: torch's own, as in LLaVA, or with the features' statistics folded in (ours; see
+    `understanding/projector_start.py`)."""
     vision_select_layer: Literal[-1]
     """The last hidden state, before SigLIP's `post_layernorm` (decision 1)."""
     template: Template
@@ -204,6 +207,10 @@ class UnderstandingConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs: expected 1 or more, found {self.epochs}")
+        if self.model.projector_start == "standardized" and self.engine.zero_stage == 3:
+            raise ValueError(
+                "model.projector_start: standardized needs zero_stage 0, 1 or 2, as in pretraining"
+            )
         if self.data.max_length <= self.model.image_tokens:
             raise ValueError(
                 f"data.max_length: {self.data.max_length} leaves no room for text beside the "

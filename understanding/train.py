@@ -56,6 +56,7 @@ def train(config: UnderstandingConfig) -> None:
     from understanding.cost import Efficiency
     from understanding.export import export_model, save_adapter
     from understanding.held_out import HeldOut
+    from understanding.projector_start import standardize
     from understanding.skipped import SkippedList
     from understanding.training_state import TrainingState
 
@@ -78,8 +79,11 @@ def train(config: UnderstandingConfig) -> None:
     held_out, efficiency = HeldOut(config, tower, processor, dataset), Efficiency(config.model, device)
 
     # --- The engine; then back to where a former run was, its random numbers included
+    latest = checkpoints.latest()
+    if latest is None and config.init_from is None and config.model.projector_start == "standardized":
+        standardize(side, tower, dataset, config.engine.precision)
     state = TrainingState(config, side, settings, tower, steps)
-    engine, latest = state.engine, checkpoints.latest()
+    engine = state.engine
     start = state.load(latest) if latest else 0
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
