@@ -7,6 +7,7 @@ every ZeRO stage, with adapters or without.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -107,7 +108,7 @@ def exported_names(config: LlavaConfig) -> dict[str, str]:
     Raises:
         UserError: a language model whose tensors are not stored one by one (a mixture of experts).
     """
-    llava = skeleton(config)
+    llava = skeleton(copy.deepcopy(config))  # building a model sets the attention of the config it is given
     state = llava.state_dict()
     written = {id(tensor): name for name, tensor in revert_weight_conversion(llava, dict(state)).items()}
     if any(id(tensor) not in written for tensor in state.values()):

@@ -1,4 +1,4 @@
-"""The standardised start: the first layer sees features of mean 0 and deviation 1, and the model stays the library's."""
+"""The standardised start: features of mean 0 and deviation 1 reach the first layer; the model stays the library's."""
 
 from __future__ import annotations
 

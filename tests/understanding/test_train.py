@@ -187,6 +187,23 @@ def test_a_run_that_is_killed_while_saving_ends_like_an_uninterrupted_one(
         assert not changed(tmp_path / stage, tmp_path / f"{stage}_whole")
 
 
+def test_the_attention_of_the_recipe_reaches_both_stages(
+    shelf: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    start = TrainingState.__init__
+
+    def look(self: TrainingState, config: Any, side: Any, *rest: Any) -> None:
+        seen.append(side.llava.model.language_model.config._attn_implementation)
+        start(self, config, side, *rest)
+
+    monkeypatch.setattr(TrainingState, "__init__", look)
+    eager = ["model.attn_implementation=eager", "epochs=1"]
+    train(tiny.understanding_recipe(shelf, tmp_path / "one", *eager))
+    train(fine_tuning(shelf, pretrained, tmp_path / "two", *eager))
+    assert seen == ["eager", "eager"]
+
+
 def test_a_checkpoint_holds_only_what_learns(shelf: Path, pretrained: Path) -> None:
     """The tower and, in pretraining, the language model are not saved again."""
     latest = pretrained / "checkpoints" / "step_00000006"
