@@ -27,7 +27,6 @@ from common.errors import UserError, run_cli
 
 RECIPE = Path(__file__).parents[2] / "understanding" / "recipes" / "demo_pretrain.yaml"
 CONTROLS = ("<|im_start|>", "<|im_end|>")  # of ChatML
-MERGED = 400  # tokens before them: 256 bytes, the words of captions and questions, the end of text
 BATCH, RATE = 32, 2e-3
 IGNORED = -100
 
@@ -100,7 +99,7 @@ def main() -> None:
     from understanding.config import UnderstandingConfig
 
     stated = dict(load_config(UnderstandingConfig, options.recipe).model.language_model.architecture)
-    text_tokenizer = learn([*captions, *talk], MERGED, CONTROLS)
+    text_tokenizer = learn([*captions, *talk], None, CONTROLS)  # an answer of one word is one token
     if len(text_tokenizer) > int(stated["vocab_size"]):
         raise UserError(
             f"{options.recipe}: model.language_model.architecture.vocab_size: expected at least {len(text_tokenizer)}"

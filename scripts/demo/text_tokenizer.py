@@ -17,6 +17,8 @@ from common.errors import UserError, run_cli
 VOCABULARY = 360
 """Tokens: 256 bytes, the end of text, and 103 merges, which make nearly every word of the captions one token."""
 
+ANY = 1 << 20  # more tokens than the words of any world need
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -35,8 +37,10 @@ def main() -> None:
     print(f"{arguments.out}: {len(text_tokenizer)} tokens")
 
 
-def learn(captions: list[str], size: int = VOCABULARY, controls: tuple[str, ...] = ()) -> Any:
+def learn(captions: list[str], size: int | None = VOCABULARY, controls: tuple[str, ...] = ()) -> Any:
     """A `Qwen2Tokenizer` (Qwen3's class) of exactly `size` tokens, and the `controls` of a chat template behind them.
+
+    With `size` None, every word is one token.
 
     Raises:
         UserError: the captions have too few distinct words for so many merges.
@@ -53,12 +57,14 @@ def learn(captions: list[str], size: int = VOCABULARY, controls: tuple[str, ...]
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=size - 1, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=ANY if size is None else size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     trained.train_from_iterator(captions, trainer)
     model = json.loads(trained.to_str())["model"]
     tokens = [*sorted(model["vocab"], key=model["vocab"].__getitem__), "<|endoftext|>"]
-    if len(tokens) != size:
+    if size is not None and len(tokens) != size:
         raise UserError(f"captions: too few different words for {size} tokens, found {len(tokens)}")
     text_tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
