@@ -27,6 +27,8 @@ from common.errors import UserError, run_cli
 
 RECIPE = Path(__file__).parents[2] / "understanding" / "recipes" / "demo_pretrain.yaml"
 CONTROLS = ("<|im_start|>", "<|im_end|>")  # of ChatML
+# What ChatML says besides: as letters, it would be half of a conversation's tokens.
+ROLES = ("user\n", "assistant\n", "system\nYou are a helpful assistant.")
 BATCH, RATE = 32, 2e-3
 IGNORED = -100
 
@@ -99,7 +101,7 @@ def main() -> None:
     from understanding.config import UnderstandingConfig
 
     stated = dict(load_config(UnderstandingConfig, options.recipe).model.language_model.architecture)
-    text_tokenizer = learn([*captions, *talk], None, CONTROLS)  # an answer of one word is one token
+    text_tokenizer = learn([*captions, *talk, *ROLES], None, CONTROLS)  # a word is a token
     if len(text_tokenizer) > int(stated["vocab_size"]):
         raise UserError(
             f"{options.recipe}: model.language_model.architecture.vocab_size: expected at least {len(text_tokenizer)}"

@@ -31,10 +31,10 @@ def test_it_writes_a_plain_folder(
     assert text_tokenizer.decode(text_tokenizer(text).input_ids) == text
 
 
-def test_answers_are_single_tokens() -> None:
+def test_answers_and_roles_are_single_tokens() -> None:
     words = [*COLORS, *SHAPES, *map(str, NUMBERS), "yes", "no"]
-    text_tokenizer = learn(words, None, language_model.CONTROLS)
-    for word in words:
+    text_tokenizer = learn([*words, *language_model.ROLES], None, language_model.CONTROLS)
+    for word in [*words, "user", "assistant"]:
         assert len(text_tokenizer.tokenize(word)) == 1, word
 
 
