@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
+    from common.models.weight_files import weights_sha256
     from common.training import dist
     from common.training.run import versions
     from tokenizer import protocols
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
             "protocol": protocols.describe(
                 args.protocol, size, model, not args.skip_lpips, not args.skip_fid
             ),
-            "model": {"source": args.model, "weights_sha256": report.weights_sha256(folder)},
+            "model": {"source": args.model, "weights_sha256": weights_sha256(folder)},
             "run": {
                 "processes": dist.world(),
                 "device": str(device),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import json
 from collections.abc import Sequence
@@ -101,16 +100,6 @@ def pairs(examples: Sequence[Example]) -> Image.Image:
     originals = torch.stack([example.original for example in examples])
     rebuilt = torch.stack([example.rebuilt for example in examples])
     return pairs_grid(originals, rebuilt, pairs_per_row=2)
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the checkpoint's safetensors file; if sharded, of all of them joined in order of name."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def print_table(results: dict[str, Any], folder: Path) -> None:

@@ -1,0 +1,34 @@
+"""The arguments that all evaluations share: MODEL, --output, --limit. Light on purpose, for a fast `--help`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def build_parser(prog: str, description: str | None, model: str) -> argparse.ArgumentParser:
+    """A parser with the shared arguments, to which an evaluation adds its own.
+
+    Args:
+        description: the module's docstring, printed as it stands.
+        model: what MODEL may be.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="only the first N samples; marked partial, not comparable"
+    )
+    return parser
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
+    return int(text)
