@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 
 
-def build_parser(prog: str, description: str | None, model: str) -> argparse.ArgumentParser:
+def build_parser(
+    prog: str, description: str | None, model: str, model_is_optional: bool = False
+) -> argparse.ArgumentParser:
     """A parser with the shared arguments, to which an evaluation adds its own.
 
     Args:
         description: the module's docstring, printed as it stands.
         model: what MODEL may be.
+        model_is_optional: its absence is not the parser's to refuse, but preflight's, beside what else is missing.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -19,7 +22,7 @@ def build_parser(prog: str, description: str | None, model: str) -> argparse.Arg
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument("model", metavar="MODEL", help=model, nargs="?" if model_is_optional else None)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="only the first N samples; marked partial, not comparable"
