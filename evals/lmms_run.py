@@ -86,27 +86,37 @@ def needs(args: argparse.Namespace) -> list[preflight.Need]:
         path = Path(args.model) / "config.json"
         needed.append(preflight.file(path, "the model", "RUN/model of understanding/train.py, or a hub id"))
     else:
-        needed.append(preflight.hub_files(args.model, ["config.json"], "the model", "MODEL"))
+        needed.append(hub_model(args.model))
     if args.questions is not None:
         return [*needed, preflight.file(args.questions, "the questions", "a file of LLaVA conversations")]
-    return needed + [data_set(PAPER_TASKS[name].dataset, name) for name in args.tasks if name in PAPER_TASKS]
+    return [*needed, data_sets([name for name in args.tasks if name in PAPER_TASKS])]
 
 
-def data_set(repository: str, task: str) -> preflight.Need:
-    """A data set as the `datasets` library keeps it once it has been used; or a hub that can still give it."""
+def hub_model(source: str) -> preflight.Need:
+    """A model on the hub: in the cache, or to be had."""
+    from huggingface_hub import try_to_load_from_cache
+
+    kept = isinstance(try_to_load_from_cache(source, "config.json"), str)
+    how = f"hf download {source}\nthen copy the cache (HF_HOME) here, or give a folder"
+    return preflight.Need(f"the model: {source}", kept or preflight.hub_answers(), how)
+
+
+def data_sets(tasks: list[str]) -> preflight.Need:
+    """The tasks' data as the `datasets` library keeps them once they have been used; or a hub that can give them."""
     from datasets import config
 
     def plain(name: str) -> str:  # `MMBench` is kept as `mm_bench`
         return name.replace("_", "").lower()
 
     home = Path(config.HF_DATASETS_CACHE)
-    folders = [plain(path.name) for path in home.iterdir()] if home.is_dir() else []
-    kept = plain(repository.replace("/", "___")) in folders
+    kept = {plain(path.name) for path in home.iterdir()} if home.is_dir() else set()
+    absent = [task for task in tasks if plain(PAPER_TASKS[task].dataset.replace("/", "___")) not in kept]
+    fetch = f"run this command with the network, with --tasks {','.join(absent)} --limit 1, after `hf auth login`;"
+    where = [f"{task}: {PAPER_TASKS[task].dataset}" for task in absent]
     return preflight.Need(
-        f"the data of {task}: {repository}",
-        kept or preflight.hub_answers(),
-        f"run this command with the network, with --tasks {task} --limit 1 (after `hf auth login`),\n"
-        f"then copy the cache here: {config.HF_DATASETS_CACHE}",
+        f"the data of {', '.join(absent)}",
+        not absent or preflight.hub_answers(),
+        "\n".join(["from the hub:", *where, fetch, f"then copy the cache here: {home}"]),
     )
 
 

@@ -61,7 +61,7 @@ def read_scores(task: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, 
                 scores[paper.score] = float(value) * paper.scale
             elif paper is None and "_stderr" not in metric and "," in key:
                 scores[name if metric == WHOLE else f"{name}/{metric}"] = float(value)
-    return scores
+    return dict(sorted(scores.items()))
 
 
 WHOLE = "accuracy"
