@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ from evals.lmms_manifest import MODEL_ID
 from evals.lmms_model import join_processes
 from evals.lmms_questions import task_config, write_task
 from evals.lmms_tasks import read_scores
+
+NO_TASKS = TaskManager("ERROR", include_defaults=False, model_name=MODEL_ID)
+
+
+@cache
+def known_tasks() -> TaskManager:
+    """lmms-eval's index of its own tasks, which takes seconds to make."""
+    return TaskManager("ERROR", model_name=MODEL_ID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +95,13 @@ class Session:
         )
         self._digest = model_digest(folder, self.weights)
 
-    @cached_property
-    def _manager(self) -> TaskManager:
-        return TaskManager("ERROR", model_name=MODEL_ID)
-
     def run(self, task: str) -> TaskResult:
         """A task of lmms-eval by its name; a finished one is read from its file.
 
         Raises:
             UserError: the framework knows no such task, or failed at it.
         """
-        if not self._manager.match_tasks([task]):
+        if not known_tasks().match_tasks([task]):
             raise UserError(f"--tasks: {task}: lmms-eval has no task of that name")
         return self._kept_or_evaluated(task, lambda: task, {"task": task})
 
@@ -152,7 +156,7 @@ class Session:
         return evaluator.simple_evaluate(
             model=self.model,
             tasks=[task],
-            task_manager=self._manager,
+            task_manager=known_tasks() if isinstance(task, str) else NO_TASKS,
             limit=self.limit,
             log_samples=True,
             bootstrap_iters=0,
