@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
+
+Sample = TypeVar("Sample")
 
 
 def build_parser(
@@ -35,3 +39,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
     return int(text)
+
+
+def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """`limit` samples at even distances, for sets that are sorted by kind: a small part then has every kind too."""
+    if limit is None or limit >= len(samples):
+        return list(samples)
+    return [samples[i * len(samples) // limit] for i in range(limit)]

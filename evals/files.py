@@ -1,11 +1,13 @@
-"""Text files that are there whole or not at all: what is there after an interruption is a finished one."""
+"""Files that evaluations write and read: each is there whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -21,3 +23,14 @@ def write_whole(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def recorded_drawing(pictures: Path) -> dict[str, Any]:
+    """How the pictures were drawn, where `write_pictures` has recorded it beside them."""
+    path = pictures / "settings.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a record of settings: {one_line(error)}") from error

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import run_cli
-from evals.command import build_parser, positive
+from evals.command import build_parser, positive, spread
 from vqrae.generate import add_drawing_arguments, draw
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     _preflight(arguments)
     from common.training import dist
     from evals.geneval_detections import check_vocabulary, detect_waiting, read_found
-    from evals.geneval_prompts import find_pictures, spread
+    from evals.geneval_prompts import find_pictures
     from evals.geneval_report import report
     from evals.geneval_rules import judge
     from tokenizer.inference import start_process
@@ -93,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
-    from evals.geneval_prompts import OFFICIAL_URL, download_official, official_file
+    from evals.downloads import have, kept_at
+    from evals.geneval_prompts import OFFICIAL_URL, is_official
     from evals.preflight import Need, hub_answers, hub_files, require
 
     needs = []
@@ -109,7 +110,7 @@ def _preflight(arguments: argparse.Namespace) -> None:
         needs.append(Need(f"--pictures {arguments.pictures}", False, "a folder with NNNNN/samples/NNNN.png"))
     if arguments.prompts is None and arguments.pictures is None:
         how = f"download {OFFICIAL_URL}\nand give its path as --prompts"
-        there = official_file().is_file() or (hub_answers() and download_official())
+        there = kept_at(OFFICIAL_URL).is_file() or (hub_answers() and have(OFFICIAL_URL, is_official))
         needs.append(Need("the official prompts", there, how))
     if arguments.detector == "mask2former":
         model = ("config.json", "model.safetensors")
@@ -120,11 +121,12 @@ def _preflight(arguments: argparse.Namespace) -> None:
 
 
 def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
-    from evals.geneval_prompts import described_prompts, official_file, read_prompts
+    from evals.downloads import kept_at
+    from evals.geneval_prompts import OFFICIAL_URL, described_prompts, read_prompts
 
     if arguments.prompts is None and arguments.pictures is not None:
         return described_prompts(arguments.pictures)
-    return read_prompts(arguments.prompts or official_file())
+    return read_prompts(arguments.prompts or kept_at(OFFICIAL_URL))
 
 
 def _open_detector(arguments: argparse.Namespace, device: Any) -> Detector:

@@ -15,7 +15,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
 
 from common.errors import UserError, one_line
 from evals.geneval_rules import Metadata, judge
@@ -81,13 +80,6 @@ def described_prompts(pictures: Path) -> list[Prompt]:
     return [Prompt(int(path.parent.name), _read_metadata(path)) for path in files]
 
 
-def spread(prompts: Sequence[Prompt], limit: int | None) -> list[Prompt]:
-    """`limit` prompts at even distances, so that a small part of the official set has all six tags too."""
-    if limit is None or limit >= len(prompts):
-        return list(prompts)
-    return [prompts[i * len(prompts) // limit] for i in range(limit)]
-
-
 def find_pictures(folder: Path, prompts: Sequence[Prompt], per_prompt: int) -> list[Picture]:
     """Exactly `per_prompt` pictures of each prompt.
 
@@ -120,28 +112,9 @@ def write_metadata(folder: Path, prompts: Sequence[Prompt]) -> None:
             raise UserError(f"{place}: cannot be written: {one_line(error)}") from error
 
 
-def official_file() -> Path:
-    """Where the official prompts are kept once they are downloaded."""
-    from common.data.sources import cache_file
-
-    return cache_file("geneval", OFFICIAL_SHA256, suffix=".jsonl")
-
-
-def download_official(seconds: float = 10.0) -> bool:
-    """Have the official prompts in `official_file`; False where they cannot be had, or are not what they should be."""
-    from common.data.sources import write_atomically
-
-    if official_file().is_file():
-        return True
-    try:
-        with urlopen(OFFICIAL_URL, timeout=seconds) as answer:
-            content = answer.read()
-    except (OSError, ValueError):
-        return False
-    if hashlib.sha256(content).hexdigest() != OFFICIAL_SHA256:
-        return False
-    write_atomically(official_file(), content)
-    return True
+def is_official(content: bytes) -> bool:
+    """Whether a file holds the official prompts."""
+    return hashlib.sha256(content).hexdigest() == OFFICIAL_SHA256
 
 
 def sha256_of(prompts: Sequence[Prompt]) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, one_line
 from common.training import dist
 from evals.bootstrap import Interval, intervals
-from evals.files import write_whole
+from evals.files import recorded_drawing, write_whole
 from evals.geneval_page import Judged, write_page
 from evals.geneval_prompts import OFFICIAL_SHA256, Prompt, sha256_of
 from evals.geneval_rules import TAGS, tag_scores
@@ -38,7 +37,7 @@ def report(
     chosen = {picture.prompt.number for picture, _, _ in judged}
     partial = len(chosen) < len(prompts)
     scores, spans = score(judged, arguments.n, whole=prompt_hash == OFFICIAL_SHA256 and not partial)
-    drawing = _drawing(pictures)
+    drawing = recorded_drawing(pictures)
     source = arguments.model or drawing.get("model") or str(arguments.pictures)
     write_verdicts(arguments.output / "verdicts.jsonl", judged)
     page = arguments.output / "page.html"
@@ -121,14 +120,3 @@ def write_verdicts(path: Path, judged: Sequence[Judged]) -> None:
         }
         lines.append(json.dumps(record) + "\n")
     write_whole(path, "".join(lines))
-
-
-def _drawing(pictures: Path) -> dict[str, Any]:
-    """How the pictures were drawn, where `write_pictures` has recorded it beside them."""
-    path = pictures / "settings.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a record of settings: {one_line(error)}") from error

@@ -17,7 +17,8 @@ from scipy import stats
 from common.errors import UserError
 from evals import geneval, world_detector
 from evals.bootstrap import intervals
-from evals.geneval_prompts import OFFICIAL_SHA256, described_prompts, read_prompts, sha256_of, spread
+from evals.command import spread
+from evals.geneval_prompts import OFFICIAL_SHA256, described_prompts, read_prompts, sha256_of
 from evals.geneval_rules import TAGS, Detection
 
 sys.path.insert(0, str(world_detector.DEMO))
