@@ -29,7 +29,7 @@ def build_parser(
     parser.add_argument("model", metavar="MODEL", help=model, nargs="?" if model_is_optional else None)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "--limit", type=positive, metavar="N", help="only the first N samples; marked partial, not comparable"
+        "--limit", type=positive, metavar="N", help="score only N samples; marked partial, not comparable"
     )
     return parser
 

@@ -22,27 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, run_cli
-from evals.command import build_parser, spread
-from vqrae.generate import add_drawing_arguments, draw
+from evals import drawing
+from evals.command import spread
+from vqrae.generate import draw
 
 if TYPE_CHECKING:
     from evals.dpg_rules import Item
 
+LAYOUT = "ITEM_ID.png, 2 x 2 pictures each, as the original's"
 CSV_URL = "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = build_parser(
-        "dpg_bench.py",
-        __doc__,
-        "generator's folder or hub id; not needed with --pictures",
-        model_is_optional=True,
-    )
+    options = drawing.build_parser("dpg_bench.py", __doc__, LAYOUT)
     options.add_argument(
         "--csv", type=Path, metavar="FILE", help="dpg_bench.csv (default: the official, downloaded)"
-    )
-    options.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="ask about these, ITEM_ID.png, 2 x 2 each"
     )
     options.add_argument(
         "--scoring",
@@ -56,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="mplug, or a chat model's folder or hub id (default: mplug)",
     )
-    add_drawing_arguments(options)
     return options
 
 
@@ -96,12 +89,7 @@ def _preflight(arguments: argparse.Namespace) -> None:
     from evals.downloads import have, kept_at
     from evals.preflight import Need, hub_answers, hub_files, package, require
 
-    needs = []
-    if arguments.pictures is None:
-        how = "or --pictures DIR, to ask about what is there"
-        needs.append(Need("MODEL: a generator's folder or hub id", bool(arguments.model), how))
-    elif not arguments.pictures.is_dir():
-        needs.append(Need(f"--pictures {arguments.pictures}", False, "a folder with ITEM_ID.png"))
+    needs = [drawing.need(arguments, LAYOUT)]
     if arguments.csv is None:
         there = kept_at(CSV_URL).is_file() or (
             hub_answers() and have(CSV_URL, lambda content: b"item_id" in content)

@@ -24,29 +24,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import run_cli
-from evals.command import build_parser, positive, spread
-from vqrae.generate import add_drawing_arguments, draw
+from evals import drawing
+from evals.command import positive, spread
+from vqrae.generate import draw
 
 if TYPE_CHECKING:
     from evals.geneval_detections import Detector
     from evals.geneval_prompts import Prompt
 
+LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
 DETECTORS = ("mask2former", "world")
 MASK2FORMER, CLIP = "facebook/mask2former-swin-small-coco-instance", "openai/clip-vit-large-patch14"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = build_parser(
-        "geneval.py",
-        __doc__,
-        "generator's folder or hub id; not needed with --pictures",
-        model_is_optional=True,
-    )
+    options = drawing.build_parser("geneval.py", __doc__, LAYOUT)
     options.add_argument(
         "--prompts", type=Path, metavar="FILE", help="metadata .jsonl (default: the official 553, downloaded)"
-    )
-    options.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="judge these, laid out as the original's"
     )
     options.add_argument(
         "-n", type=positive, default=4, metavar="N", help="pictures of each prompt (default: 4)"
@@ -58,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--clip", default=CLIP, metavar="MODEL", help="folder or hub id (default: %(default)s)"
     )
-    add_drawing_arguments(options)
     return options
 
 
@@ -97,17 +90,7 @@ def _preflight(arguments: argparse.Namespace) -> None:
     from evals.geneval_prompts import OFFICIAL_URL, is_official
     from evals.preflight import Need, hub_answers, hub_files, require
 
-    needs = []
-    if arguments.pictures is None:
-        needs.append(
-            Need(
-                "MODEL: a generator's folder or hub id",
-                bool(arguments.model),
-                "or --pictures DIR, to judge what is there",
-            )
-        )
-    elif not arguments.pictures.is_dir():
-        needs.append(Need(f"--pictures {arguments.pictures}", False, "a folder with NNNNN/samples/NNNN.png"))
+    needs = [drawing.need(arguments, LAYOUT)]
     if arguments.prompts is None and arguments.pictures is None:
         how = f"download {OFFICIAL_URL}\nand give its path as --prompts"
         there = kept_at(OFFICIAL_URL).is_file() or (hub_answers() and have(OFFICIAL_URL, is_official))

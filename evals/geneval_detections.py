@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from common.data.images import CorruptImage, open_image
-from common.errors import UserError
+from common.errors import UserError, one_line
 from evals.files import write_whole
 from evals.geneval_prompts import Picture, Prompt
 from evals.geneval_rules import Detection, judge
@@ -72,7 +72,8 @@ def detect_waiting(detector: Detector, pictures: Sequence[Picture], folder: Path
     """Look at this process' share of the pictures that have no valid file yet. All processes call it together.
 
     Raises:
-        UserError: a picture cannot be read, or a file cannot be written.
+        UserError: a picture cannot be read, or is of a form that the detector does not take; or a file cannot be
+            written.
     """
     from tqdm import tqdm
 
@@ -84,9 +85,10 @@ def detect_waiting(detector: Detector, pictures: Sequence[Picture], folder: Path
         if _read(folder, picture, key) is None:
             try:
                 image = open_image(picture.path)
-            except CorruptImage as error:
-                raise UserError(f"{picture.path}: {error}") from error
-            found = _with_colors(picture, detector.detect(image))
+                detections = detector.detect(image)
+            except (CorruptImage, ValueError) as error:  # of a form that the detector does not take
+                raise UserError(f"{picture.path}: {one_line(error)}") from error
+            found = _with_colors(picture, detections)
             record = {**key, "size": list(image.size), "detections": [_as_json(one) for one in found]}
             write_whole(folder / f"{picture.name}.json", json.dumps(record) + "\n")
     dist.barrier()

@@ -16,6 +16,7 @@ import torch
 from common.training import dist
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
+from evals import geneval
 from generation import extract_codes as code_extraction
 from generation import picture_files
 from generation import train as generation_train
@@ -89,6 +90,11 @@ def digest(model: torch.nn.Module) -> str:
 def score_pictures(arguments: list[str]) -> None:
     """`tokenizer/reconstruct.py` on this rank's share of the pictures."""
     reconstruct.main(arguments)
+
+
+def judge_pictures(arguments: list[str]) -> None:
+    """`evals/geneval.py`, both ranks together."""
+    geneval.main(arguments)
 
 
 def train_generator(

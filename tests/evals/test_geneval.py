@@ -139,6 +139,9 @@ def test_a_picture_that_cannot_be_read_is_named(own: Path, tmp_path: Path) -> No
     (own / "00002" / "samples" / "0000.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"00002/samples/0000.png: not an image"):
         run(own, tmp_path / "out")
+    Image.new("RGB", (32, 24)).save(own / "00002" / "samples" / "0000.png")
+    with pytest.raises(UserError, match=r"00002/samples/0000.png: .*expected \(3, S, S\)"):
+        run(own, tmp_path / "out")
 
 
 def test_what_a_generator_draws_is_judged(pictures: Path, tmp_path: Path) -> None:
@@ -206,3 +209,33 @@ def test_intervals_are_those_of_the_bootstrap() -> None:
     for name, reference in references.items():
         assert ours[name] == pytest.approx(tuple(reference.confidence_interval), abs=0.012)
     assert intervals({"one": [1.0]}) == {"overall": (1, 1), "one": (1, 1)}
+
+
+def test_two_processes_give_the_scores_of_one(pictures: Path, tmp_path: Path, pair: Any) -> None:
+    tiny_generator.write_generator(tmp_path / "model")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(one.metadata) + "\n" for one in described_prompts(pictures)))
+    options = [
+        "--prompts",
+        str(prompts),
+        "--detector",
+        "world",
+        "-n",
+        "2",
+        "--batch-size",
+        "3",
+        "--device",
+        "cpu",
+    ]
+    arguments = [str(tmp_path / "model"), *options, "--cfg-scale", "1"]
+    geneval.main([*arguments, "--output", str(tmp_path / "one")])
+    pair.run("judge_pictures", arguments=[*arguments, "--output", str(tmp_path / "two")])
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for key in ("scores", "details", "counts", "prompt_set"):
+        assert one[key] == two[key]
+    for name in ("pictures", "detections"):
+        files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one" / name).rglob("*.*"))
+        assert len(files) >= 16
+        for file in files:
+            assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
