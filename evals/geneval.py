@@ -7,7 +7,8 @@
 The rules are the original's to the letter (djghosh13/geneval); its environment is not needed. Detectors:
 
     mask2former  COCO's 80 classes, by transformers; colours by CLIP ViT-L/14. The protocol is `official` with weights
-                 converted from the original's checkpoint (evals/mmdet_keys.py), and bears another name with others.
+                 converted from the original's checkpoint (evals/mmdet_keys.py), and bears another name with others;
+                 the default ones may not be used commercially (CC BY-NC).
     world        exact, for the shapes of the miniature world of scripts/demo
 
 --limit takes prompts at even distances from the whole set. DIR receives pictures/ (in the original's layout),

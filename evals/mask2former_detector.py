@@ -71,7 +71,7 @@ class Mask2FormerDetector:
             "clip_sha256": weights_sha256(clip_folder),
         }
         try:
-            processor = CLIPImageProcessor.from_pretrained(clip_folder)
+            processor = CLIPImageProcessorPil.from_pretrained(clip_folder)  # resizes as the original does
             text_tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
         except Exception as error:  # the library raises many kinds
             raise UserError(f"{clip_folder}: no CLIP processor: {one_line(error)[:300]}") from error

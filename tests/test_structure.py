@@ -87,6 +87,9 @@ def test_help_loads_no_model_library() -> None:
         "understanding.internvl",
         "generation.train",
         "generation.extract_codes",
+        "evals.geneval",
+        "evals.dpg_bench",
+        "evals.mmdet_keys",
     )
     for module in (*scripts, "vqrae.cli"):
         command = f"from {module} import main; main()"

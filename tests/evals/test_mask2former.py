@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
     Mask2FormerConfig,
@@ -268,6 +268,17 @@ def test_another_checkpoint_is_refused(network: Any, tmp_path: Path) -> None:
 # ---- colours ---------------------------------------------------------------------------------------------
 
 
+def test_crops_are_prepared_as_openais_clip_does() -> None:
+    """Shorter edge to 224 px by Pillow's bicubic, centre crop, CLIP's mean and deviation: written out here."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    resized = (
+        np.asarray(Image.fromarray(pixels).resize((336, 224), Image.Resampling.BICUBIC))[:, 56:280] / 255
+    )
+    mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    ours = CLIPImageProcessorPil()(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(ours, ((resized - mean) / deviation).transpose(2, 0, 1), atol=1e-5)
+
+
 def test_the_object_stands_alone_on_grey() -> None:
     picture = Image.new("RGB", (10, 8), (200, 0, 0))
     mask = np.zeros((8, 10), bool)
@@ -293,14 +304,14 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=28).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=28).save_pretrained(folder)
     return folder
 
 
 def test_the_colour_is_the_nearest_mean_phrase(clip_folder: Path) -> None:
     model = CLIPModel.from_pretrained(clip_folder).eval()
     processor, tokenizer = (
-        CLIPImageProcessor.from_pretrained(clip_folder),
+        CLIPImageProcessorPil.from_pretrained(clip_folder),
         CLIPTokenizer.from_pretrained(clip_folder),
     )
     namer = ColorNamer(model, processor, tokenizer)
