@@ -9,8 +9,9 @@ open-compass/VLMEvalKit, install its requirements there, and name both as above.
 installed with `pip install -e`.
 
 Its own run.py does the work, with our checkpoint among its models. The same command goes on where a former one was
-stopped. DIR receives results.json, and in MODEL's name all that run.py writes. Answers to multiple choice are read by
-VLMEvalKit's rules alone, unless --judge names one of its judges.
+stopped. DIR receives results.json, and under the model's name all that run.py writes. Answers to multiple choice are
+read by VLMEvalKit's rules alone, unless --judge names one of its judges. --limit is for trying things out: some of its
+scores, MME's among them, need every category, and fail without.
 """
 
 from __future__ import annotations
@@ -105,16 +106,20 @@ def main(argv: list[str] | None = None) -> None:
     assert kit is not None
     sys.path.insert(0, str(kit))
 
-    from common.models.weight_files import read_config_json, resolve_folder
+    from common.models.weight_files import read_config_json, resolve_folder, weights_sha256
+    from evals.answers import model_digest
 
     folder = resolve_folder(args.model)
     kind = read_config_json(folder, args.model).get("model_type")
     if kind not in ("llava", "internvl"):
         raise UserError(f"{args.model}: config.json: model_type: expected llava or internvl, found {kind!r}")
-    name, started = re.sub(r"[^\w.-]", "_", str(args.model).strip("/.")), time.time()
+    weights = weights_sha256(folder)
+    # run.py takes up former answers by the model's name alone.
+    name = f"{folder.name}-{model_digest(folder, weights)[:12]}" + (f"-{args.limit}" if args.limit else "")
+    started = time.time()
     asked = run_kit(kit, args, name, str(folder), kind)
     if os.environ.get("RANK", "0") == "0":
-        report(args, folder, newest_run(args.output / name, started), asked, started)
+        report(args, weights, newest_run(args.output / name, started), asked, started)
 
 
 def run_kit(
@@ -172,7 +177,7 @@ def read_scores(data: str, metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def report(
-    args: argparse.Namespace, folder: Path, run: Path, asked: dict[str, tuple[int, int]], started: float
+    args: argparse.Namespace, weights: str, run: Path, asked: dict[str, tuple[int, int]], started: float
 ) -> None:
     """results.json and the table.
 
@@ -181,7 +186,6 @@ def report(
     """
     from vlmeval.smp import collect_run_benchmark_report
 
-    from common.models.weight_files import weights_sha256
     from evals.results import Results, finish
 
     status = json.loads((run / "status.json").read_text(encoding="utf-8"))["datasets"]
@@ -211,7 +215,7 @@ def report(
             scored=sum(answered[data] for data in args.data),
             partial=any(asked[data][1] < asked[data][0] for data in args.data),
             settings={"data": args.data, "judge": args.judge, "limit": args.limit},
-            model={"source": args.model, "weights_sha256": weights_sha256(folder)},
+            model={"source": args.model, "weights_sha256": weights},
             seconds=round(time.time() - started, 1),
             processes=int(os.environ.get("WORLD_SIZE", "1")),
             score_counts=counts,
