@@ -46,7 +46,7 @@ class Mask2FormerDetector:
             UserError: one of them is absent, of another kind, damaged, or the detector has other classes than COCO's.
         """
         from transformers import (
-            CLIPImageProcessor,
+            CLIPImageProcessorPil,
             CLIPModel,
             CLIPTokenizer,
             Mask2FormerForUniversalSegmentation,
@@ -71,7 +71,8 @@ class Mask2FormerDetector:
             "clip_sha256": weights_sha256(clip_folder),
         }
         try:
-            processor = CLIPImageProcessorPil.from_pretrained(clip_folder)  # resizes as the original does
+            # Of Pillow, which the original resizes with too; the library's default resizes tensors.
+            processor = CLIPImageProcessorPil.from_pretrained(clip_folder)
             text_tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
         except Exception as error:  # the library raises many kinds
             raise UserError(f"{clip_folder}: no CLIP processor: {one_line(error)[:300]}") from error
