@@ -1,6 +1,7 @@
 """One process and two give the same lmms-eval scores, to the last digit, and the same answer to every question.
 
-    python benchmarks/lmms_processes.py --model runs/demo/understanding_sft/model --questions runs/demo/world/val_questions.json
+    python benchmarks/lmms_processes.py --model runs/demo/understanding_sft/model \\
+        --questions runs/demo/world/val_questions.json
 
 Runs `evals/run_lmms_eval.sh` twice on a CPU and prints both scores of each kind of question; exits non-zero where any
 differs. Greedy answers in float32 do not depend on who else is in a batch; in bfloat16 on a GPU near ties may, and
@@ -49,9 +50,7 @@ def evaluate(
     command = ["bash", str(COMMAND), arguments.model, "--questions", arguments.questions]
     command += ["--output", str(output), "--device", "cpu", "--batch-size", "64"]
     command += ["--limit", arguments.limit] if arguments.limit else []
-    subprocess.run(
-        command, env={**os.environ, "GPUS": str(processes)}, check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run(command, env={**os.environ, "GPUS": str(processes)}, check=True, stdout=subprocess.DEVNULL)
     results = json.loads((output / "results.json").read_text())
     lines = next((output / "samples").iterdir()).read_text().splitlines()
     return results, {sample["doc_id"]: sample["filtered_resps"] for sample in map(json.loads, lines)}
