@@ -1,8 +1,8 @@
 """DPG-Bench: do pictures show what long prompts describe, question by question?
 
-    python evals/dpg_bench.py MODEL --output DIR                  draw four pictures of each prompt, and ask about them
-    python evals/dpg_bench.py --pictures GRIDS --output DIR       ask about pictures that are there already
-    torchrun --nproc-per-node 8 evals/dpg_bench.py MODEL ...      the same scores, sooner
+    bash evals/run_dpg_bench.sh MODEL             draw four pictures of each prompt, and ask about them
+    bash evals/run_dpg_bench.sh --pictures GRIDS  ask about pictures that are there already
+    GPUS=8 bash evals/run_dpg_bench.sh MODEL      the same scores, sooner
 
 A model that sees answers the questions of the CSV: the original's mPLUG large, by modelscope (which asks for
 further packages of its own), or with --judge any chat model of the hub, whose figures are labelled and not comparable.
@@ -34,7 +34,7 @@ CSV_URL = "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/
 
 
 def parser() -> argparse.ArgumentParser:
-    options = drawing.build_parser("dpg_bench.py", __doc__, LAYOUT)
+    options = drawing.build_parser("run_dpg_bench.sh", __doc__, LAYOUT)
     options.add_argument(
         "--csv", type=Path, metavar="FILE", help="dpg_bench.csv (default: the official, downloaded)"
     )

@@ -1,8 +1,8 @@
 """GenEval: do pictures show the objects, numbers, colours and places that their prompts ask for?
 
-    python evals/geneval.py MODEL --output DIR                       draw four pictures of each prompt, and judge them
-    python evals/geneval.py --pictures PICTURES --output DIR         judge pictures that are there already
-    torchrun --nproc-per-node 8 evals/geneval.py MODEL --output DIR  the same scores, sooner
+    bash evals/run_geneval.sh MODEL                draw four pictures of each prompt, and judge them
+    bash evals/run_geneval.sh --pictures PICTURES  judge pictures that are there already
+    GPUS=8 bash evals/run_geneval.sh MODEL         the same scores, sooner
 
 The rules are the original's to the letter (djghosh13/geneval); its environment is not needed. Detectors:
 
@@ -39,7 +39,7 @@ MASK2FORMER, CLIP = "facebook/mask2former-swin-small-coco-instance", "openai/cli
 
 
 def parser() -> argparse.ArgumentParser:
-    options = drawing.build_parser("geneval.py", __doc__, LAYOUT)
+    options = drawing.build_parser("run_geneval.sh", __doc__, LAYOUT)
     options.add_argument(
         "--prompts", type=Path, metavar="FILE", help="metadata .jsonl (default: the official 553, downloaded)"
     )
