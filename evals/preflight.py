@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.errors import UserError
 
-HUB_SECONDS = 5.0  # until a hub that does not answer counts as absent
+SECONDS = 5.0  # until a host that does not answer counts as absent
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def require(benchmark: str, needs: Iterable[Need]) -> None:
         for need in missing:
             lines += [f"  - {need.what}", *(f"      {line}" for line in need.how.splitlines())]
         print("\n".join(lines), flush=True)
-    raise UserError(f"{benchmark}: {len(missing)} of what it needs is missing; see the list above")
+    raise UserError(f"{benchmark}: missing: {'; '.join(need.what for need in missing)}")
 
 
 def package(module: str, how: str) -> Need:
@@ -81,13 +81,24 @@ def hub_files(repository: str, names: Iterable[str], what: str, option: str, kin
     )
 
 
-@cache
+def torch_hub_file(address: str, what: str, how: str) -> Need:
+    """A file that torch's hub keeps under the last part of its address: kept already, or to be had."""
+    cache_home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = Path(os.environ.get("TORCH_HOME", f"{cache_home}/torch")).expanduser()
+    path = home / "hub" / "checkpoints" / address.rsplit("/", 1)[-1]
+    return Need(f"{what}: {path.name}", path.is_file() or answers(address), f"{address}\nas {path};\n{how}")
+
+
 def hub_answers() -> bool:
     """Whether the Hugging Face hub (or its mirror, HF_ENDPOINT) can be reached; False at once when offline."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
+    return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
+
+
+@cache
+def answers(address: str) -> bool:
+    """Whether anything answers there, within `SECONDS`."""
     answered: list[bool] = []
 
     def ask() -> None:
@@ -95,7 +106,7 @@ def hub_answers() -> bool:
         from urllib.request import Request, urlopen
 
         try:
-            with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_SECONDS):
+            with urlopen(Request(address, method="HEAD"), timeout=SECONDS):
                 answered.append(True)
         except HTTPError:  # an answer all the same
             answered.append(True)
@@ -105,5 +116,5 @@ def hub_answers() -> bool:
     # Looking up a name has no timeout of its own.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(HUB_SECONDS)
+    thread.join(SECONDS)
     return bool(answered)

@@ -133,8 +133,7 @@ def print_table(results: Results, notes: Sequence[str] = ()) -> None:
     from evals.targets import compare, missing_row
 
     rows = compare(results)
-    title = f"{results.benchmark} ({results.protocol}), {results.model.get('source', '')}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=f"{results.benchmark} ({results.protocol})", title_justify="left")
     table.add_column("score")
     table.add_column("ours", justify="right")
     with_paper = any(row.paper is not None for row in rows)
@@ -147,13 +146,14 @@ def print_table(results: Results, notes: Sequence[str] = ()) -> None:
         if with_paper and row.paper is not None and row.difference is not None:
             cells += [f"{row.paper:g}", f"{row.difference:+.4g}", "yes" if row.comparable else "no"]
         table.add_row(*cells)
-    console = Console()
+    console = Console(soft_wrap=True)
+    console.print(results.model.get("source", ""), highlight=False, markup=False)
     console.print(table)
     console.print(f"{results.scored} of {results.expected} samples scored", highlight=False)
     reasons = {row.why_not for row in rows if row.paper is not None and row.why_not}
     lines = [f"Not comparable with the paper: {reason}." for reason in sorted(reasons)]
     if results.partial:
-        lines.insert(0, "PARTIAL: --limit left samples out; the scores are not comparable.")
+        lines = ["PARTIAL: --limit left samples out; the scores are not comparable."]
     for line in (*lines, *missing_row(results), *notes):
         console.print(line, highlight=False, markup=False)
 

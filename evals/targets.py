@@ -93,7 +93,7 @@ def _why_not(results: Results, target: Target, score: str) -> str | None:
     if not results.complete():
         return f"{results.scored} of {results.expected} samples scored"
     if results.protocol != target.protocol:
-        return f"protocol '{results.protocol}', {target.table} is '{target.protocol}'"
+        return f"protocol '{results.protocol}', {target.table} by '{target.protocol}'"
     ours, theirs = results.score_counts.get(score, results.scored), target.samples_of(score)
     if theirs is not None and ours != theirs:
         return f"{ours} samples, {target.table} has {theirs}"
