@@ -16,13 +16,13 @@ import torch
 from common.training import dist
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
+from evals import geneval, reconstruction
 from generation import extract_codes as code_extraction
 from generation import picture_files
 from generation import train as generation_train
 from generation.generate import Generator
 from generation.sampling import Sampling
 from generation.training_state import TrainingState as GenerationState
-from tokenizer import reconstruct
 from tokenizer import train as tokenizer_train
 from tokenizer.training_state import TrainingState
 from understanding import assemble
@@ -87,8 +87,13 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def score_pictures(arguments: list[str]) -> None:
-    """`tokenizer/reconstruct.py` on this rank's share of the pictures."""
-    reconstruct.main(arguments)
+    """`evals/reconstruction.py` on this rank's share of the pictures."""
+    reconstruction.main(arguments)
+
+
+def judge_pictures(arguments: list[str]) -> None:
+    """`evals/geneval.py`, both ranks together."""
+    geneval.main(arguments)
 
 
 def train_generator(

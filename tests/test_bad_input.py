@@ -1,6 +1,6 @@
 """Whatever is handed to the commands: it works, or ends in one line and a non-zero exit, never in a traceback.
 
-Everything goes through the surface that a user touches (`tokenizer/train.py`, `tokenizer/reconstruct.py` and
+Everything goes through the surface that a user touches (`tokenizer/train.py`, `evals/reconstruction.py` and
 `vqrae reconstruct`); what the parts refuse is tested beside them.
 """
 
@@ -24,7 +24,8 @@ from common.config import dump_config
 from common.errors import run_cli
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
-from tokenizer import reconstruct, train
+from evals import reconstruction
+from tokenizer import train
 from vqrae import cli
 
 Main = Callable[[], None]
@@ -329,13 +330,14 @@ def test_evaluation_refuses(
 ) -> None:
     skip = ["--skip-fid", "--skip-lpips", "--workers", "0", "--device", "cpu"]
     arguments = ["{shelf}/" + checkpoint, "--images", "{shelf}/" + images, "--output", "{out}/scores"]
-    assert command(reconstruct.main, *arguments, *skip) == 2
+    assert command(reconstruction.main, *arguments, *skip) == 2
     assert named in the_error(capsys.readouterr().err)
 
 
 def test_odd_pictures_are_scored(command: Callable[..., int], tmp_path: Path) -> None:
     skip = ["--skip-fid", "--skip-lpips", "--workers", "0", "--device", "cpu"]
     assert (
-        command(reconstruct.main, "{shelf}/vqrae", "--images", "{shelf}/odd", "--output", "{out}", *skip) == 0
+        command(reconstruction.main, "{shelf}/vqrae", "--images", "{shelf}/odd", "--output", "{out}", *skip)
+        == 0
     )
-    assert json.loads((tmp_path / "results.json").read_text())["scores"]["images"] == len(ODD)
+    assert json.loads((tmp_path / "results.json").read_text())["counts"]["scored"] == len(ODD)

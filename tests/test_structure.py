@@ -87,6 +87,13 @@ def test_help_loads_no_model_library() -> None:
         "understanding.internvl",
         "generation.train",
         "generation.extract_codes",
+        "evals.geneval",
+        "evals.dpg_bench",
+        "evals.mmdet_keys",
+        "evals.reconstruction",
+        "evals.cluster_figure",
+        "evals.lmms_run",
+        "evals.vlmeval_run",
     )
     for module in (*scripts, "vqrae.cli"):
         command = f"from {module} import main; main()"

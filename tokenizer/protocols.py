@@ -54,7 +54,9 @@ def open_pictures(
             fewer pictures is another score.
     """
     source = SourceConfig(kind="shards" if path.endswith(".tar") else "folder", path=path)
-    loader = evaluation_loader(source, size, batch, rank, world, workers=workers, limit=limit)
+    loader = evaluation_loader(
+        source, size, batch, rank, world, workers=workers, limit=limit, whole_batches=True
+    )
     if protocol == "squash":
         loader._transform = Squash(size)  # type: ignore[assignment]
     return loader

@@ -1,8 +1,7 @@
-"""What an evaluation leaves behind: results.json, per_image.jsonl, two picture grids, and a printed table."""
+"""What shows single pictures of an evaluation: per_image.jsonl, and grids of the first and the worst ones."""
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import json
 from collections.abc import Sequence
@@ -19,16 +18,6 @@ from common.training import dist
 from tokenizer.held_out import pairs_grid
 
 SHOWN = 8
-PACKAGES = (
-    "vqrae",
-    "torch",
-    "torchvision",
-    "transformers",
-    "torchmetrics",
-    "torch-fidelity",
-    "lpips",
-    "pillow",
-)
 
 
 @dataclass(order=True)
@@ -79,21 +68,20 @@ def gather(rows: list[dict[str, Any]], examples: Examples) -> tuple[list[dict[st
     return sorted((row for part, _ in everything for row in part), key=lambda row: row["index"]), merged
 
 
-def write(folder: Path, results: dict[str, Any], rows: Sequence[dict[str, Any]], examples: Examples) -> None:
-    """The four files into `folder`, which is made if absent.
+def write(folder: Path, rows: Sequence[dict[str, Any]], examples: Examples) -> None:
+    """per_image.jsonl, reconstructions.png and worst.png into `folder`, which is made if absent.
 
     Raises:
         UserError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "per_image.jsonl").write_text(lines, encoding="utf-8")
         pairs(examples.first).save(folder / "reconstructions.png")
         pairs(examples.worst).save(folder / "worst.png")
     except OSError as error:
-        raise UserError(f"{folder}: cannot write the results: {error.strerror or error}") from error
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
 def pairs(examples: Sequence[Example]) -> Image.Image:
@@ -101,49 +89,3 @@ def pairs(examples: Sequence[Example]) -> Image.Image:
     originals = torch.stack([example.original for example in examples])
     rebuilt = torch.stack([example.rebuilt for example in examples])
     return pairs_grid(originals, rebuilt, pairs_per_row=2)
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the checkpoint's safetensors file; if sharded, of all of them joined in order of name."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def print_table(results: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    names = {
-        "images": ("images", "{:d}"),
-        "psnr": ("PSNR, dB", "{:.2f}"),
-        "ssim": ("SSIM", "{:.4f}"),
-        "ssim_data_range_2": ("SSIM, data range 2 (too high)", "{:.4f}"),
-        "lpips": ("LPIPS (VGG)", "{:.4f}"),
-        "rfid": ("rFID", "{:.3f}"),
-        "usage": ("codebook usage", "{:.2%}"),
-        "perplexity": ("codebook perplexity", "{:.1f}"),
-        "dead_codes": ("dead codes", "{:.0f}"),
-        "tokens_per_code": ("tokens per code", "{:.1f}"),
-    }
-    protocol = results["protocol"]
-    table = Table(
-        title=f"{results['model']['source']}, {protocol['name']} {protocol['size']} px", title_justify="left"
-    )
-    table.add_column("score")
-    table.add_column("value", justify="right")
-    for key, value in results["scores"].items():
-        label, form = names.get(key, (key, "{}"))
-        table.add_row(label, form.format(value))
-    console = Console()
-    console.print(table)
-    if "rfid" in results["scores"] and results["scores"]["images"] < 50_000:
-        console.print(
-            "rFID falls with the number of images: compare it only at equal numbers (published: 50,000)."
-        )
-    if results["partial"]:
-        console.print("Partial: --limit left pictures out.")
-    console.print(f"written to {folder}")

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
 
 if TYPE_CHECKING:
+    from generation.picture_files import Naming
     from generation.sampling import Sampling
 
 HELP = "draw pictures for a prompt, or for a file of prompts"
@@ -31,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, or .jsonl")
     parser.add_argument("-n", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    add_drawing_arguments(parser)
+
+
+def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything that says how `draw` draws."""
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
         "--cfg-scale", type=float, metavar="S", help="guidance strength; 1: none (default: 5)"
@@ -70,43 +77,62 @@ def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a model, prompt or setting that cannot be used, before anything is drawn."""
     if (arguments.prompt is None) == (arguments.prompts is None):
         raise UserError("expected either a prompt or --prompts FILE")
-    for name in ("n", "batch_size"):
-        if getattr(arguments, name) < 1:
-            option = "-n" if name == "n" else "--batch-size"
-            raise UserError(f"{option}: expected 1 or more, found {getattr(arguments, name)}")
+    if arguments.n < 1:
+        raise UserError(f"-n: expected 1 or more, found {arguments.n}")
     prompts = [arguments.prompt] if arguments.prompts is None else read_prompts(arguments.prompts)
+    files = draw(arguments, arguments.model, prompts, arguments.n, arguments.out)
+
+    from common.training import dist
+
+    if dist.is_main():
+        print(
+            f"wrote {len(files)} pictures to {arguments.out}; {arguments.out / 'sheet.png'} shows the first"
+        )
+
+
+def draw(
+    arguments: argparse.Namespace,
+    model: str,
+    prompts: Sequence[str],
+    n: int,
+    folder: Path,
+    naming: Naming | None = None,
+) -> list[Path]:
+    """Draw what `folder` does not hold yet, as the options of `add_drawing_arguments` say; see `write_pictures`.
+
+    Raises:
+        UserError: a model, prompt or setting that cannot be used, before anything is drawn.
+    """
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size: expected 1 or more, found {arguments.batch_size}")
     sampling = _sampling(arguments)
 
     import torch
 
-    from common.training import dist
     from generation.generate import Generator
-    from generation.picture_files import write_pictures
+    from generation.picture_files import flat, write_pictures
     from tokenizer.inference import start_process
 
     device = start_process(arguments.device)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-    generator = Generator.from_pretrained(arguments.model, device, dtype)
+    generator = Generator.from_pretrained(model, device, dtype)
     try:
         sampling.check(generator.vocabulary.codebook_size)
     except ValueError as error:
         raise _option(error) from error
-    files = write_pictures(
+    return write_pictures(
         generator,
         prompts,
-        arguments.n,
-        arguments.out,
+        n,
+        folder,
         seed=arguments.seed,
         sampling=sampling,
         batch_size=arguments.batch_size,
         tokens=arguments.tokens,
         truncate=arguments.truncate,
-        source=arguments.model,
+        naming=naming or flat,
+        source=model,
     )
-    if dist.is_main():
-        print(
-            f"wrote {len(files)} pictures to {arguments.out}; {arguments.out / 'sheet.png'} shows the first"
-        )
 
 
 def read_prompts(path: Path) -> list[str]:

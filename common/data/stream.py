@@ -168,12 +168,15 @@ def evaluation_loader(
     limit: int | None = None,
     skip_corrupt: bool = False,
     max_pixels: int = MAX_PIXELS,
+    whole_batches: bool = False,
 ) -> EvaluationLoader:
     """Every image once over all ranks, centre-cropped, without padding: the last batch is partial.
 
     `source` may be a folder's path. `limit` keeps the first images only. With `skip_corrupt`, unreadable
     images are left out of their batch (which may become empty) and stand in its `skipped`; else they end the
-    evaluation.
+    evaluation. With `whole_batches`, batches are cut from the whole set and dealt to ranks, so that an image
+    stands beside the same others in any world size and a model's output for it is equal to the last bit;
+    else images are dealt one by one, which leaves fewer ranks idle where the set is small.
 
     Raises:
         UserError: the source cannot be opened, or can only be streamed.
@@ -186,7 +189,10 @@ def evaluation_loader(
             raise UserError(f"{source.path}: streaming: an evaluation reads each image once; set it to false")
         source = opened
     images = range(len(source) if limit is None else min(limit, len(source)))
-    return EvaluationLoader(source, images[rank::world], size, batch, workers, skip_corrupt, max_pixels)
+    own: Sequence[int] = images[rank::world]
+    if whole_batches:
+        own = [at for first in images[rank * batch :: world * batch] for at in images[first : first + batch]]
+    return EvaluationLoader(source, own, size, batch, workers, skip_corrupt, max_pixels)
 
 
 class EvaluationLoader:

@@ -6,6 +6,7 @@ it is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -139,6 +140,16 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
                 yield StoredTensor(key, path, tuple(tensor.shape), partial(state.__getitem__, key))
     except (SafetensorError, RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: cannot be read as weights: {one_line(error)}") from error
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of the checkpoint's safetensors file; if sharded, of all of them joined in order of name."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _indexed(index: Path) -> list[Path]:

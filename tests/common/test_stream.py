@@ -275,6 +275,20 @@ def test_every_image_is_evaluated_once(kind: str, world: int, workers: int, tmp_
     assert len({key for part in batches for batch in part for key in batch["key"]}) == TOTAL
 
 
+def test_whole_batches_are_those_of_one_process(tmp_path: Path) -> None:
+    """Eleven images in batches of four: whoever loads a batch, it holds the same images."""
+    source = make_folder(tmp_path, 11)
+    load = lambda rank, world: [  # noqa: E731
+        batch["key"] for batch in evaluation_loader(source, 6, 4, rank, world, whole_batches=True)
+    ]
+    alone = load(0, 1)
+    assert [len(keys) for keys in alone] == [4, 4, 3]
+    for world in (2, 3, 5):
+        dealt = [load(rank, world) for rank in range(world)]
+        assert [dealt[at % world][at // world] for at in range(3)] == alone
+        assert sum(map(len, dealt)) == 3
+
+
 def test_more_ranks_than_images_and_a_limit(tmp_path: Path) -> None:
     source = make_folder(tmp_path, 3)
     sizes = [[len(batch["key"]) for batch in evaluation_loader(tmp_path, 6, 2, rank, 5)] for rank in range(5)]

@@ -18,6 +18,7 @@ import vqrae
 from common.errors import UserError
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
+from evals import reconstruction
 from tokenizer import inference, protocols, reconstruct, reconstruction_report
 from vqrae import cli
 from vqrae.reconstruct import fitted
@@ -59,7 +60,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_is_fast_and_loads_no_model_library() -> None:
-    for module, function in (("tokenizer.reconstruct", "main"), ("vqrae.cli", "dispatch")):
+    for module, function in (("evals.reconstruction", "main"), ("vqrae.cli", "dispatch")):
         call = f"try: m.{function}(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
         code = f"import sys, {module} as m\n{call}"
         run = subprocess.run(
@@ -71,7 +72,7 @@ def test_help_is_fast_and_loads_no_model_library() -> None:
 def test_evaluation_writes_what_is_needed_to_repeat_it(
     model_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    reconstruct.main(
+    reconstruction.main(
         [str(model_folder), "--images", str(pictures), "--output", str(tmp_path), "--batch-size", "4", *SKIP]
     )
     results = json.loads((tmp_path / "results.json").read_text())
@@ -79,13 +80,13 @@ def test_evaluation_writes_what_is_needed_to_repeat_it(
     assert [row["index"] for row in rows] == list(range(COUNT))
     assert rows[0]["key"] == "class0/00.png" and rows[-1]["key"] == "class1/09.png"
     scores = results["scores"]
-    assert scores["images"] == results["images"]["scored"] == results["images"]["found"] == COUNT
-    assert results["partial"] is False
+    assert results["counts"] == {"expected": COUNT, "scored": COUNT} and results["complete"] is True
+    assert results["partial"] is False and results["settings"]["images_found"] == COUNT
     for name in ("psnr", "ssim"):
         assert scores[name] == pytest.approx(np.mean([row[name] for row in rows]))
     assert scores["tokens_per_code"] * 32 == COUNT * 8 * 8
-    protocol = results["protocol"]
-    assert (protocol["name"], protocol["size"], protocol["crop"]) == ("titok", 48, "center")
+    protocol = results["settings"]
+    assert (results["protocol"], protocol["size"], protocol["crop"]) == ("titok, 48 px", 48, "center")
     assert (protocol["encoder_size"], protocol["decoder_size"]) == ([32, 32], [48, 48])
     assert len(results["model"]["weights_sha256"]) == 64 and results["versions"]["torch"]
     for name in ("reconstructions.png", "worst.png"):
@@ -98,21 +99,18 @@ def test_scores_do_not_depend_on_batch_or_workers(model_folder: Path, pictures: 
     for batch, workers in ((1, 0), (5, 2)):
         out = tmp_path / str(batch)
         arguments = [str(model_folder), "--images", str(pictures), "--output", str(out), "--size", "24"]
-        reconstruct.main([*arguments, *SKIP, "--batch-size", str(batch), "--workers", str(workers)])
+        reconstruction.main([*arguments, *SKIP, "--batch-size", str(batch), "--workers", str(workers)])
         scores.append(json.loads((out / "results.json").read_text())["scores"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
 
 
 def test_limit_marks_the_result_partial(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
-    reconstruct.main(
+    reconstruction.main(
         [str(model_folder), "--images", str(pictures), "--output", str(tmp_path), "--limit", "3", *SKIP]
     )
     results = json.loads((tmp_path / "results.json").read_text())
-    assert (
-        results["partial"] is True
-        and results["scores"]["images"] == 3
-        and results["images"]["found"] == COUNT
-    )
+    assert results["partial"] is True and results["settings"]["images_found"] == COUNT
+    assert results["counts"] == {"expected": 3, "scored": 3}
 
 
 def test_protocols_cut_and_squash(pictures: Path) -> None:
@@ -130,9 +128,9 @@ def test_squash_reports_the_other_ssim_beside_the_right_one(
     model_folder: Path, pictures: Path, tmp_path: Path
 ) -> None:
     arguments = [str(model_folder), "--images", str(pictures), "--output", str(tmp_path), *SKIP]
-    reconstruct.main([*arguments, "--protocol", "squash"])
+    reconstruction.main([*arguments, "--protocol", "squash"])
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["protocol"]["crop"] == "none"
+    assert results["settings"]["crop"] == "none" and results["protocol"] == "squash, 48 px"
     assert results["scores"]["ssim_data_range_2"] != results["scores"]["ssim"]
 
 
@@ -200,12 +198,11 @@ def test_bad_input_is_one_line(model_folder: Path, pictures: Path, tmp_path: Pat
         ([good, "--images", str(tmp_path / "nowhere")], "nowhere"),
         ([good, "--images", str(tmp_path / "empty")], "empty"),
         ([good, "--images", str(broken)], "torn.png"),
-        ([good, "--images", images, "--limit", "0"], "--limit"),
         ([good, "--images", images, "--device", "nonsense"], "--device"),
     ]
     for arguments, names in cases:
         with pytest.raises(UserError) as error:
-            reconstruct.main([*SKIP, *arguments, "--output", str(tmp_path / "out")])
+            reconstruction.main([*SKIP, *arguments, "--output", str(tmp_path / "out")])
         assert names in str(error.value) and "\n" not in str(error.value)
 
 
@@ -317,10 +314,10 @@ def test_networks_are_built_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "load_lpips", record)
     monkeypatch.setattr(pretrained, "load_inception_fid", lambda *given: asked.append(given))
     model = SimpleNamespace(config=SimpleNamespace(codebook_size=8))
-    arguments = reconstruct.build_parser().parse_args(
-        ["m", "--images", "i", "--output", "o", "--lpips-weights", "v.pth", "--inception-weights", "i.pth"]
+    cpu = torch.device("cpu")
+    reconstruct.build_metrics(
+        model, cpu, ssim_range_2=False, lpips_weights="v.pth", inception_weights="i.pth"
     )
-    reconstruct.build_metrics(model, arguments, torch.device("cpu"))
     assert asked == [
         ("v.pth", "--lpips-weights (or --skip-lpips)"),
         ("i.pth", "--inception-weights (or --skip-fid)"),

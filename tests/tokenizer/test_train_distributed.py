@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from common.models.vqrae import VQRAE
-from tokenizer import reconstruct
+from evals import reconstruction
 from tokenizer.train import train
 
 
@@ -58,10 +58,11 @@ def test_two_processes_score_like_one(pair: Any, pictures: Path, tmp_path: Path)
     train(tiny.tokenizer_recipe(pictures, tmp_path / "run", "steps=1"))
     common = [str(tmp_path / "run" / "model"), "--images", str(pictures), "--batch-size", "5"]
     common += ["--skip-fid", "--skip-lpips", "--workers", "0", "--device", "cpu"]
-    reconstruct.main([*common, "--output", str(tmp_path / "one")])
+    reconstruction.main([*common, "--output", str(tmp_path / "one")])
     pair.run("score_pictures", arguments=[*common, "--output", str(tmp_path / "two")])
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
-    assert one["scores"] == pytest.approx(two["scores"], abs=1e-12) and one["scores"]["images"] == 12
+    assert one["scores"] == two["scores"] and one["counts"] == two["counts"] == {"expected": 12, "scored": 12}
+    assert (one["processes"], two["processes"]) == (1, 2)
     rows = [(tmp_path / name / "per_image.jsonl").read_text() for name in ("one", "two")]
     assert [json.loads(line)["key"] for line in rows[0].splitlines()] == [f"{i:03d}.png" for i in range(12)]
     assert rows[0] == rows[1]

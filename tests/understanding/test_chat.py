@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
+from tiny_chat import write_chat_model
 
 from common.errors import UserError
-from understanding import assemble
 from understanding.chat import ChatModel, Request, load
-from understanding.export import export_model
 from vqrae.cli import dispatch
 
 
@@ -24,26 +22,7 @@ from vqrae.cli import dispatch
 def model_folder(
     request: pytest.FixtureRequest, shelf: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    folder = tmp_path_factory.mktemp("chat") / "model"
-    template = "vicuna_v1" if request.param == "llama" else "qwen"
-    config = tiny.understanding_recipe(
-        shelf,
-        folder.parent,
-        *tiny.FINE_TUNING,
-        f"model.template={template}",
-        "engine.zero_stage=1",
-        kind=request.param,
-    )
-    device = torch.device("cpu")
-    tower = assemble.assemble_tower(config, device)
-    processor = assemble.assemble_processor(config, tower)
-    torch.manual_seed(0)
-    side = assemble.assemble_language_side(config, tower, processor, {}, device)
-    with torch.no_grad():
-        for parameter in side.parameters():
-            parameter.mul_(6)  # random weights that have an opinion
-    export_model(folder, side, tower, processor)
-    return folder
+    return write_chat_model(shelf, tmp_path_factory.mktemp("chat") / "model", request.param)
 
 
 @pytest.fixture(scope="module")

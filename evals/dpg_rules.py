@@ -1,0 +1,172 @@
+"""DPG-Bench's rules: from yes and no to scores, for any model that answers.
+
+Source: TencentQQGYLab/ELLA, `dpg_bench/compute_dpg_bench.py` (Apache-2.0). A prompt has several questions, some of
+which make sense only if others are answered yes: their parents. Two ways to score:
+
+- `official` reproduces the original, its faults included (ELLA issues 60 and 61). The first row of the CSV is dropped.
+  Categories look at the last of the four pictures only, and at its answers before the parents count. A prompt with a
+  parent that is not there drops out (in silence there, listed here): so may the first one, whose first row was dropped.
+- `fixed` reads all rows, takes categories from all pictures after the parents count, and refuses a parent that is not
+  there.
+
+In both, a picture that is missing is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.errors import UserError, one_line
+
+Mode = Literal["official", "fixed"]
+Answers = Mapping[int, bool]
+"""Number of a question -> whether the answer was exactly `yes`."""
+
+CATEGORIES = ("global", "entity", "attribute", "relation", "other")
+COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
+TILES = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a picture; `parents` are the numbers of those that it hangs on."""
+
+    text: str
+    category: str
+    parents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt with its questions by their numbers, in the order of the CSV."""
+
+    name: str
+    text: str
+    questions: Mapping[int, Question]
+
+
+def read_items(path: Path, mode: Mode) -> list[Item]:
+    """All prompts of the CSV, in its order.
+
+    Raises:
+        UserError: it cannot be read, a column is missing or a field is not what it should be; a prompt's rows do not
+            stand together; with `fixed`, also a question that stands there twice, or a parent that is not there.
+    """
+    rows = _rows(path)[1 if mode == "official" else 0 :]
+    questions: dict[str, dict[int, Question]] = {}
+    texts: dict[str, str] = {}
+    last = None
+    for number, row in rows:
+        where, name = f"{path}: row {number}", row["item_id"]
+        if name != last and name in questions:
+            raise UserError(f"{where}: item_id: the rows of {name!r} do not stand together")
+        known = questions.setdefault(name, {})
+        texts.setdefault(name, row["text"])
+        try:
+            question_number = int(row["proposition_id"])
+            parents = tuple(int(part) for part in row["dependency"].split(",") if int(part) != 0)
+        except ValueError as error:
+            raise UserError(f"{where}: proposition_id, dependency: {one_line(error)}") from error
+        if mode == "fixed" and question_number in known:
+            raise UserError(f"{where}: proposition_id: {name!r} has two questions {question_number}")
+        category = row["tuple"].split("(")[0].split("-")[0].strip()
+        known[question_number] = Question(row["question_natural_language"], category, parents)
+        last = name
+    items = [Item(name, texts[name], found) for name, found in questions.items()]
+    if mode == "fixed":
+        for item in items:
+            if strays := orphans(item):
+                raise UserError(f"{path}: dependency: {item.name!r}: no question {strays[0]}")
+    return items
+
+
+def orphans(item: Item) -> list[int]:
+    """Parents that its questions name and that are not there."""
+    named = {parent for question in item.questions.values() for parent in question.parents}
+    return sorted(named - set(item.questions))
+
+
+def cascade(item: Item, answers: Answers) -> dict[int, bool]:
+    """The answers of one picture after the parents count: a child of a parent that is no, is no.
+
+    Question after question in the order of the CSV, in place: so a no goes down to grandchildren, if each stands behind
+    its parent, as they do in the official set.
+    """
+    scores = {number: answers[number] for number in item.questions}
+    for number, question in item.questions.items():
+        if not all(scores[parent] for parent in question.parents):
+            scores[number] = False
+    return scores
+
+
+def item_score(item: Item, tiles: Sequence[Answers]) -> float:
+    """Mean over the pictures of one prompt of the share of its questions that are yes, in [0, 1]."""
+    shares = [sum(cascade(item, answers).values()) / len(item.questions) for answers in tiles]
+    return sum(shares) / len(shares)
+
+
+def scores(
+    items: Sequence[Item], answers: Mapping[str, Sequence[Answers]], mode: Mode
+) -> tuple[dict[str, float], list[str]]:
+    """Scores in [0, 100], `overall` and the categories there are; and the prompts that the official rule dropped.
+
+    `overall` is the mean over prompts, a category's score the mean over its questions, whatever prompt they are of.
+
+    Args:
+        answers: for each prompt those of its four pictures.
+
+    Raises:
+        UserError: a prompt's pictures are missing, or too few or too many; or nothing is left to score.
+    """
+    for item in items:
+        there = len(answers.get(item.name, ()))
+        if there != TILES:
+            raise UserError(f"DPG-Bench: prompt {item.name!r}: expected {TILES} pictures, found {there}")
+    whole = [item for item in items if not orphans(item)]
+    dropped = [item.name for item in items if orphans(item)]
+    if dropped and mode == "fixed":
+        raise UserError(f"DPG-Bench: prompt {dropped[0]!r}: a question names a parent that is not there")
+    if not whole:
+        raise UserError("DPG-Bench: no prompt to score")
+    by_category: dict[str, list[bool]] = defaultdict(list)
+    for item in whole:
+        tiles = answers[item.name]
+        judged = [tiles[-1]] if mode == "official" else [cascade(item, one) for one in tiles]
+        for tile in judged:
+            for number, question in item.questions.items():
+                by_category[question.category].append(tile[number])
+    overall = _percent(item_score(item, answers[item.name]) for item in whole)
+    order = [*CATEGORIES, *sorted(set(by_category) - set(CATEGORIES))]
+    found = {name: _percent(by_category[name]) for name in order if name in by_category}
+    return {"overall": overall, **found}, dropped
+
+
+def _percent(values: Iterable[float]) -> float:
+    listed = list(values)
+    return 100 * sum(listed) / len(listed)
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """(number of the row, from 2 for the first after the header; its fields by column)."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}: no column {missing[0]}")
+            rows = []
+            for number, row in enumerate(reader, 2):
+                short = [name for name in COLUMNS if name != "text" and not row[name]]
+                if short:
+                    raise UserError(f"{path}: row {number}: {short[0]}: empty")
+                rows.append((number, dict(row)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    if not rows:
+        raise UserError(f"{path}: no questions")
+    return rows

@@ -1,0 +1,33 @@
+"""What evaluations of pictures share on the command line: a MODEL that draws them, or --pictures that are there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from evals import command
+from evals.preflight import Need
+from vqrae.generate import add_drawing_arguments
+
+
+def build_parser(prog: str, description: str | None, layout: str) -> argparse.ArgumentParser:
+    """A parser with MODEL, --output, --limit, --pictures and all that says how pictures are drawn.
+
+    Args:
+        layout: of the folder that --pictures names.
+    """
+    model = "generator's folder or hub id; not needed with --pictures"
+    parser = command.build_parser(prog, description, model, model_is_optional=True)
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help=f"look at these instead of drawing: {layout}"
+    )
+    add_drawing_arguments(parser)
+    return parser
+
+
+def need(arguments: argparse.Namespace, layout: str) -> Need:
+    """For preflight: something to look at."""
+    if arguments.pictures is None:
+        what = "MODEL: a generator's folder or hub id"
+        return Need(what, bool(arguments.model), "or --pictures DIR, to look at what is there")
+    return Need(f"--pictures {arguments.pictures}", arguments.pictures.is_dir(), f"a folder: {layout}")

@@ -1,0 +1,376 @@
+"""Mask2Former without mmdetection: post-processing, preparation, converted weights, colours, the whole detector."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    SwinConfig,
+)
+from transformers.models.swin.modeling_swin import SwinPatchMerging
+
+from common.errors import UserError
+from evals import geneval, mmdet_keys
+from evals.clip_colors import COLORS, TEMPLATES, ColorNamer, object_crop
+from evals.coco_classes import CLASSES
+from evals.mask2former_detector import MEAN, Mask2FormerDetector, prepared
+from evals.mask2former_instances import instances, mask_logits_at, tight_boxes
+
+# ---- post-processing -------------------------------------------------------------------------------------
+
+
+def bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) float64 -> `size`: pixel centres keep their place, edges repeat."""
+    for axis, length in enumerate(size):
+        before = values.shape[axis]
+        at = np.clip((np.arange(length) + 0.5) * before / length - 0.5, 0, before - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, before - 1)
+        share = np.expand_dims(at - low, 1 - axis)
+        values = values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    return values
+
+
+def stated(
+    class_logits: np.ndarray, mask_logits: np.ndarray, sizes: tuple[tuple[int, int], ...], most: int
+) -> list[tuple[int, float, list[float], np.ndarray]]:
+    """The rule in float64, pair by pair: label, score, box, mask; best class first."""
+    padded, resized, original = sizes
+    exponents = np.exp(class_logits - class_logits.max(1, keepdims=True))
+    probabilities = (exponents / exponents.sum(1, keepdims=True))[:, :-1]
+    pairs = [(p, query, label) for query, row in enumerate(probabilities) for label, p in enumerate(row)]
+    found = []
+    for probability, query, label in sorted(pairs, reverse=True)[:most]:
+        logits = bilinear(bilinear(mask_logits[query], padded)[: resized[0], : resized[1]], original)
+        mask = logits > 0
+        score, box = 0.0, [0.0] * 4
+        if mask.any():
+            score = probability * np.mean(1 / (1 + np.exp(-logits[mask])))
+            rows, columns = np.where(mask)
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        found.append((label, score, [float(edge) for edge in box], mask))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_post_processing_is_the_rule(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = ((64, 96), (60, 91), (45, 70))
+    class_logits, mask_logits = rng.normal(0, 3, (12, 9)), rng.normal(-0.5, 4, (12, 16, 24))
+    mask_logits[3] = -1.0  # nothing of it is mask
+    class_logits[3, 2] = 12  # and yet its class is sure
+    ours = instances(
+        torch.tensor(class_logits).float(), mask_logits_at(torch.tensor(mask_logits).float(), *sizes), 40
+    )
+    rule = stated(class_logits, mask_logits, sizes, 40)
+    assert ours.labels.tolist() == [label for label, *_ in rule]
+    assert ours.scores.tolist() == pytest.approx([score for _, score, *_ in rule], abs=1e-5)
+    assert ours.boxes.tolist() == [box for *_, box, _ in rule]
+    assert (ours.masks.numpy() == np.stack([mask for *_, mask in rule])).mean() > 0.9999
+    assert [0.0] * 4 in ours.boxes.tolist()
+
+
+def test_one_query_may_be_two_instances_and_no_object_none() -> None:
+    class_logits = torch.tensor([[5.0, 4.9, -9.0, 0.0], [0.0, 0.0, 0.0, 30.0]])
+    found = instances(class_logits, torch.ones(2, 3, 3), most=3)
+    assert found.labels.tolist()[:2] == [0, 1] and torch.equal(found.masks[0], found.masks[1])
+    assert found.scores[2] < 1e-6
+
+
+def test_boxes_end_behind_the_last_pixel() -> None:
+    masks = torch.zeros(2, 5, 7, dtype=torch.bool)
+    masks[0, 1, 2] = masks[0, 3, 6] = True
+    assert tight_boxes(masks).tolist() == [[2, 1, 7, 4], [0, 0, 0, 0]]
+
+
+# ---- preparation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "padded"),
+    [
+        ((512, 512), (800, 800), (800, 800)),
+        ((32, 32), (800, 800), (800, 800)),
+        ((640, 427), (800, 1199), (800, 1216)),
+        ((100, 400), (1333, 333), (1344, 352)),
+    ],
+)
+def test_sizes_are_mmdetections(size: Any, resized: Any, padded: Any) -> None:
+    pixels, inside = prepared(Image.new("RGB", size, (255, 0, 0)))
+    assert inside == resized and tuple(pixels.shape[1:]) == padded
+    assert pixels[0, 0, 0] == pytest.approx((255 - MEAN[0]) / 58.395)
+    assert not pixels[:, inside[0] :].any() and not pixels[:, :, inside[1] :].any()
+
+
+# ---- weights of the original -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """A Mask2Former of the original's architecture, smaller, with random weights."""
+    swin = SwinConfig(
+        embed_dim=16,
+        depths=[1, 1, 2, 1],
+        num_heads=[1, 2, 2, 2],
+        window_size=4,
+        image_size=64,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=swin,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=48,
+        dim_feedforward=48,
+        encoder_layers=2,
+        decoder_layers=3,
+        num_attention_heads=2,
+        num_queries=5,
+        id2label=dict(enumerate(CLASSES)),
+    )
+    torch.manual_seed(0)
+    model = Mask2FormerForUniversalSegmentation(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases too, else swapped ones would go unseen
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def as_mmdetection(state: dict[str, Tensor], generation: int) -> dict[str, Tensor]:
+    """A model's weights under mmdetection's names, written down from its modules' attributes."""
+    attention, cross, own, ffn = {
+        2: ("attentions.0", "attentions.0", "attentions.1", "ffns.0"),
+        3: ("self_attn", "cross_attn", "self_attn", "ffn"),
+    }[generation]
+    head, pixel = "panoptic_head.", "panoptic_head.pixel_decoder."
+    layer, deformable = head + r"transformer_decoder.layers.\1.", pixel + r"encoder.layers.\1."
+    block = r"backbone.stages.\1.blocks.\2."
+    names = {
+        r".*embeddings\.patch_embeddings\.projection": "backbone.patch_embed.projection",
+        r".*embeddings\.norm": "backbone.patch_embed.norm",
+        r".*swin\.encoder\.layers\.(\d)\.blocks\.(\d)\.layernorm_before": block + "norm1",
+        r".*swin\.encoder\.layers\.(\d)\.blocks\.(\d)\.layernorm_after": block + "norm2",
+        r".*swin\.encoder\.layers\.(\d)\.blocks\.(\d)\.mlp\.fc1": block + "ffn.layers.0.0",
+        r".*swin\.encoder\.layers\.(\d)\.blocks\.(\d)\.mlp\.fc2": block + "ffn.layers.1",
+        r".*swin\.encoder\.layers\.(\d)\.blocks\.(\d)\.attention\.o_proj": block + "attn.w_msa.proj",
+        r".*swin\.encoder\.layers\.(\d)\.blocks\.(\d)\.attention\.relative_position_bias": block + "attn.w_msa",
+        r".*swin\.encoder\.layers\.(\d)\.downsample": r"backbone.stages.\1.downsample",
+        r".*hidden_states_norms\.stage(\d)": lambda found: f"backbone.norm{int(found[1]) - 1}",
+        r".*input_projections\.(\d)\.0": pixel + r"input_convs.\1.conv",
+        r".*input_projections\.(\d)\.1": pixel + r"input_convs.\1.gn",
+        r".*decoder\.level_embed$": pixel + "level_encoding.weight",
+        r".*adapter_1\.0": pixel + "lateral_convs.0.conv",
+        r".*adapter_1\.1": pixel + "lateral_convs.0.gn",
+        r".*layer_1\.0": pixel + "output_convs.0.conv",
+        r".*layer_1\.1": pixel + "output_convs.0.gn",
+        r".*mask_projection": pixel + "mask_feature",
+        r".*decoder\.encoder\.layers\.(\d)\.self_attn\.": deformable + attention + ".",
+        r".*decoder\.encoder\.layers\.(\d)\.self_attn_layer_norm": deformable + "norms.0",
+        r".*decoder\.encoder\.layers\.(\d)\.final_layer_norm": deformable + "norms.1",
+        r".*decoder\.encoder\.layers\.(\d)\.fc1": deformable + ffn + ".layers.0.0",
+        r".*decoder\.encoder\.layers\.(\d)\.fc2": deformable + ffn + ".layers.1",
+        r".*transformer_module\.decoder\.layers\.(\d)\.cross_attn\.": layer + cross + ".attn.",
+        r".*transformer_module\.decoder\.layers\.(\d)\.self_attn\.out_proj": layer + own + ".attn.out_proj",
+        r".*transformer_module\.decoder\.layers\.(\d)\.cross_attn_layer_norm": layer + "norms.0",
+        r".*transformer_module\.decoder\.layers\.(\d)\.self_attn_layer_norm": layer + "norms.1",
+        r".*transformer_module\.decoder\.layers\.(\d)\.final_layer_norm": layer + "norms.2",
+        r".*transformer_module\.decoder\.layers\.(\d)\.fc1": layer + ffn + ".layers.0.0",
+        r".*transformer_module\.decoder\.layers\.(\d)\.fc2": layer + ffn + ".layers.1",
+        r".*transformer_module\.decoder\.layernorm": head + "transformer_decoder.post_norm",
+        r".*queries_embedder": head + "query_embed",
+        r".*queries_features": head + "query_feat",
+        r".*transformer_module\.level_embed": head + "level_embed",
+        r".*mask_embedder\.(\d)\.0": lambda found: f"{head}mask_embed.{2 * int(found[1])}",
+        r"class_predictor": head + "cls_embed",
+    }  # fmt: skip
+    written: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if key in mmdet_keys.NOT_THERE or re.search(r"\.[kv]_proj\.", key):
+            continue
+        if "q_proj" in key:
+            joined = torch.cat([state[key.replace("q_proj", f"{letter}_proj")] for letter in "qkv"])
+            swin = re.sub(r".*layers\.(\d)\.blocks\.(\d)\.attention\.q_proj", block + "attn.w_msa.qkv", key)
+            queries = re.sub(r".*layers\.(\d)\.self_attn\.q_proj\.", layer + own + ".attn.in_proj_", key)
+            written[swin if "swin" in key else queries] = joined
+            continue
+        name = next(re.sub(old, new, key) for old, new in names.items() if re.match(old, key))
+        if ".downsample." in key:
+            back = tensor.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :].transpose(-1, -2).flatten(-2)
+            tensor = back.contiguous()
+        written[name] = tensor
+    written["backbone.stages.0.blocks.0.attn.w_msa.relative_position_index"] = torch.zeros(16, 16)
+    return written
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+def test_converted_weights_see_what_the_original_saw(network: Any, generation: int, tmp_path: Path) -> None:
+    theirs = as_mmdetection(network.state_dict(), generation)
+    torch.save({"meta": {"epoch": 50}, "state_dict": theirs}, tmp_path / "original.pth")
+    mmdet_keys.save_converted(tmp_path / "original.pth", tmp_path / "ours", network.config)
+    ours = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "ours").eval()
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        first, second = network(pixels), ours(pixels)
+    assert torch.equal(first.class_queries_logits, second.class_queries_logits)
+    assert torch.equal(first.masks_queries_logits, second.masks_queries_logits)
+    assert re.fullmatch(r"[0-9a-f]{64}", ours.config.mmdet_sha256)
+
+
+def test_merged_patches_stand_in_the_order_of_unfold() -> None:
+    """mmdetection merges with `nn.Unfold`, written out here; transformers by slices."""
+    ours = SwinPatchMerging(dim=3)
+    theirs = nn.Linear(12, 6, bias=False)
+    norm = nn.LayerNorm(12)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    ours.reduction.weight.data = mmdet_keys.by_neighbour(theirs.weight.data)
+    ours.norm.weight.data, ours.norm.bias.data = (
+        mmdet_keys.by_neighbour(part.data) for part in (norm.weight, norm.bias)
+    )
+    picture = torch.randn(1, 3, 6, 8)
+    unfolded = nn.Unfold(2, stride=2)(picture).transpose(1, 2)
+    merged = ours(picture.flatten(2).transpose(1, 2), (6, 8))
+    torch.testing.assert_close(merged, theirs(norm(unfolded)))
+
+
+def test_another_checkpoint_is_refused(network: Any, tmp_path: Path) -> None:
+    theirs = as_mmdetection(network.state_dict(), 2)
+    path = tmp_path / "original.pth"
+    for change, reason in (
+        ({"roi_head.weight": torch.zeros(1)}, "roi_head.weight: no weight of mmdetection's Mask2Former"),
+        ({"panoptic_head.cls_embed.bias": torch.zeros(3)}, "not the detector's architecture"),
+        ({"panoptic_head.cls_embed.bias": None}, "class_predictor.bias: missing or unknown"),
+    ):
+        changed = {key: value for key, value in {**theirs, **change}.items() if value is not None}
+        torch.save({"state_dict": changed}, path)
+        with pytest.raises(UserError, match=f"original.pth: .*{reason}"):
+            mmdet_keys.save_converted(path, tmp_path / "ours", network.config)
+    path.write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"original.pth: cannot be read as weights"):
+        mmdet_keys.save_converted(path, tmp_path / "ours")
+
+
+# ---- colours ---------------------------------------------------------------------------------------------
+
+
+def test_crops_are_prepared_as_openais_clip_does() -> None:
+    """Shorter edge to 224 px by Pillow's bicubic, centre crop, CLIP's mean and deviation: written out here."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    resized = (
+        np.asarray(Image.fromarray(pixels).resize((336, 224), Image.Resampling.BICUBIC))[:, 56:280] / 255
+    )
+    mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    ours = CLIPImageProcessorPil()(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(ours, ((resized - mean) / deviation).transpose(2, 0, 1), atol=1e-5)
+
+
+def test_the_object_stands_alone_on_grey() -> None:
+    picture = Image.new("RGB", (10, 8), (200, 0, 0))
+    mask = np.zeros((8, 10), bool)
+    mask[2:5, 3:7] = True
+    mask[2, 3] = False
+    crop = np.asarray(object_crop(picture, mask, (3.0, 2.0, 7.0, 5.0)))
+    assert crop.shape == (3, 4, 3)
+    assert crop[0, 0].tolist() == [0x99] * 3 and (crop.reshape(-1, 3)[1:] == [200, 0, 0]).all()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP with its processor and its text tokenizer, saved."""
+    folder = tmp_path_factory.mktemp("clip")
+    letters = [*"abcdefghijklmnopqrstuvwxyz-", *(f"{one}</w>" for one in "abcdefghijklmnopqrstuvwxyz-")]
+    vocabulary = {token: index for index, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**sizes, "vocab_size": len(vocabulary), "eos_token_id": vocabulary["<|endoftext|>"]},
+        vision_config={**sizes, "image_size": 28, "patch_size": 14},
+        projection_dim=16,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=28).save_pretrained(folder)
+    return folder
+
+
+def test_the_colour_is_the_nearest_mean_phrase(clip_folder: Path) -> None:
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    processor, tokenizer = (
+        CLIPImageProcessorPil.from_pretrained(clip_folder),
+        CLIPTokenizer.from_pretrained(clip_folder),
+    )
+    namer = ColorNamer(model, processor, tokenizer)
+    rng = np.random.default_rng(0)
+    mask = np.ones((20, 30), bool)
+    seen = set()
+    for _ in range(12):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+        with torch.no_grad():
+            image = (
+                model.get_image_features(**processor(picture, return_tensors="pt")).pooler_output[0].double()
+            )
+            likeness = []
+            for color in COLORS:
+                phrases = []
+                for template in TEMPLATES:  # one at a time: no padding
+                    tokens = tokenizer(template.format(c=color, name="dog"), return_tensors="pt")
+                    feature = model.get_text_features(**tokens).pooler_output[0].double()
+                    phrases.append(feature / feature.norm())
+                mean = torch.stack(phrases).mean(0)
+                likeness.append(float(mean @ image / mean.norm()))
+        named = namer(picture, mask, (0, 0, 30, 20), "dog")
+        assert named == COLORS[int(np.argmax(likeness))]
+        seen.add(named)
+    assert seen
+
+
+# ---- the whole -------------------------------------------------------------------------------------------
+
+
+def test_the_command_runs_on_saved_weights(network: Any, clip_folder: Path, tmp_path: Path) -> None:
+    network.save_pretrained(tmp_path / "detector")
+    samples = tmp_path / "pictures" / "00000" / "samples"
+    samples.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(samples / "0000.png")
+    detector = Mask2FormerDetector.from_pretrained(str(tmp_path / "detector"), str(clip_folder), "cpu")
+    found = detector.detect(Image.fromarray(pixels))
+    assert len(found) == 100 and {one.name for one in found} <= set(CLASSES)
+    assert all(isinstance(one.score, np.float32) and one.mask.shape == (40, 52) for one in found)
+    assert not detector.identity["original_weights"]
+    metadata = {
+        "tag": "colors",
+        "include": [{"class": "dog", "count": 1, "color": "red"}],
+        "prompt": "a photo of a red dog",
+    }
+    (tmp_path / "pictures" / "00000" / "metadata.jsonl").write_text(json.dumps(metadata))
+    paths = ["--mask2former", str(tmp_path / "detector"), "--clip", str(clip_folder)]
+    options = ["--pictures", str(tmp_path / "pictures"), "--output", str(tmp_path / "out"), "-n", "1"]
+    geneval.main([*options, *paths, "--device", "cpu"])
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["protocol"] == "other prompts, 1 pictures a prompt, detector mask2former"
+    assert results["scores"] == {"overall": 0.0, "colors": 0.0}
+    record = json.loads((tmp_path / "out" / "detections" / "00000" / "0000.json").read_text())
+    assert record["size"] == [52, 40] and len(record["detections"]) == 100
+
+
+def test_classes_are_genevals(photographs: Path) -> None:
+    path = photographs / "geneval" / "object_names.txt"
+    if not path.is_file():
+        pytest.skip("GenEval's class names are not among the test data")
+    assert tuple(path.read_text().split("\n")[:80]) == CLASSES
