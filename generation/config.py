@@ -125,10 +125,10 @@ class GenerationDataConfig(DataConfig):
 
 @configclass
 class OptimizerConfig:
-    """One rate for everything: linear warm-up, then constant (Table 9)."""
+    """One rate for everything: linear warm-up, then constant (Table 9) or a half cosine to zero at the last step."""
 
     lr: float
-    schedule: Literal["constant"]
+    schedule: Literal["constant", "cosine"]
     warmup_steps: int
     adamw: AdamWConfig
 

@@ -10,7 +10,7 @@ from common.data.corrupt import CorruptCounter
 from common.training import dist
 from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
 from common.training.engine import deepspeed_config, load_engine, start_engine
-from common.training.optim import constant_factor, parameter_groups
+from common.training.optim import constant_factor, cosine_factor, parameter_groups
 from generation.config import GenerationConfig
 from generation.objective import NextCode
 
@@ -29,6 +29,8 @@ class TrainingState:
         settings = deepspeed_config(config.engine, config.batch, dist.world(), rates.adamw.max_grad_norm)
 
         def schedule(group: dict[str, Any]) -> Callable[[int], float]:
+            if rates.schedule == "cosine":
+                return cosine_factor(rates.lr, 0.0, rates.warmup_steps, config.steps)
             return constant_factor(rates.warmup_steps)
 
         groups = parameter_groups("generator", [model], rates.lr, rates.adamw.weight_decay)

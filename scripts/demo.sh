@@ -1,26 +1,31 @@
 #!/usr/bin/env bash
 # The whole job in miniature, on a laptop's processor: a world of small scenes, a "pretrained" encoder, the two
-# stages of the tokenizer, a language model that learns to read its features, and what they reached. No downloads
-# beyond the packages; results in runs/demo.
+# stages of the tokenizer, a language model that learns to read its features, another that learns to write its codes,
+# and the evaluations of all three. No downloads beyond the packages; results in runs/demo.
 #
 #   bash scripts/demo.sh               from the start
 #   bash scripts/demo.sh --resume      go on where a former call was stopped
+#   bash scripts/demo.sh --quick       every part, on few scenes and in few steps: does it run here?
 #   bash scripts/demo.sh --ablations   also an encoder that learned without distillation, and what can be read from it
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh
-export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-out=runs/demo resume= ablations=
+out=runs/demo resume= quick= ablations=
 for option in "$@"; do
     case "$option" in
         --resume) resume=yes ;;
+        --quick) quick=yes ;;
         --ablations) ablations=yes ;;
-        *) echo "error: $option: unknown; there are --resume and --ablations" >&2; exit 2 ;;
+        *) echo "error: $option: unknown; there are --resume, --quick and --ablations" >&2; exit 2 ;;
     esac
 done
+# Only the full demo asks its questions through lmms-eval, which is a large package.
+[ -n "$quick" ] && bash scripts/setup.sh || bash scripts/setup.sh evals
+export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 [ -n "$resume" ] || rm -rf "$out"
 mkdir -p "$out"
+seconds=$out/seconds.txt
+touch "$seconds"
 
 # bfloat16 is twice as fast where the processor has it, and slower than float32 where it has not.
 precision=fp32
@@ -28,59 +33,115 @@ if command -v nvidia-smi >/dev/null || grep -qsE 'avx512_bf16|amx_bf16|\bbf16\b'
     precision=bf16_autocast
 fi
 
-step() { # NAME COMMAND...: run it, and note how long it took
+# Options of the parts, split at spaces.
+world= encoder= stage1= stage2= talk= generator= pictures=16
+if [ -n "$quick" ]; then
+    world="--scenes 1500 --held-out 100"
+    encoder="--window-steps 150 --steps 40"
+    stage1=steps=120
+    stage2="steps=80 loss.discriminator_start=60 loss.discriminator_update_start=50"
+    talk=epochs=1
+    generator=steps=120
+    pictures=2
+fi
+
+# The time of a former call counts.
+former=$(awk '$1 == "whole" {print $2}' "$seconds")
+SECONDS=0
+note_whole() {
+    { grep -v '^whole ' "$seconds" || true; echo "whole $((${former:-0} + SECONDS))"; } >"$seconds.new"
+    mv "$seconds.new" "$seconds"
+}
+trap 'kill $(jobs -p) 2>/dev/null || true; note_whole' EXIT
+
+step() { # NAME COMMAND...: run it unless a former call has, and note how long it took
     local name=$1 start=$SECONDS
     shift
-    if grep -qs "^$name " "$out/seconds.txt"; then return; fi
+    if grep -qs "^$name " "$seconds"; then return; fi
     printf '\n=== %s\n' "$name"
     "$@"
-    echo "$name $((SECONDS - start))" >>"$out/seconds.txt"
+    echo "$name $((SECONDS - start))" >>"$seconds"
+}
+beside() { # LOG COMMAND...: run it quietly, while another part shows what it does
+    local log=$out/$1
+    shift
+    "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
 }
 train() { # JOB RECIPE key=value...
     python "$1/train.py" --config "$1/recipes/$2.yaml" "engine.precision=$precision" "${@:3}"
 }
-beside() { # LOG COMMAND...: run it on one core, quietly
-    local log=$1
-    shift
-    OMP_NUM_THREADS=1 "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
-}
 
-# Stage 2 on one core; on the other, stage 1 goes on for as many steps with stage 2's rates: what longer training
-# gives when the encoder does not learn.
-stage2_and_longer_stage1() {
-    beside "$out/tokenizer_stage1_continued.log" train tokenizer demo_stage2 \
-        output="$out/tokenizer_stage1_continued" model.freeze_encoder=true \
-        optimizer.encoder_lr=null loss.distillation=0.0 loss.discriminator=0.0 &
-    OMP_NUM_THREADS=1 train tokenizer demo_stage2
-    wait $!
+tokenizer() {
+    step stage1 train tokenizer demo_stage1 $stage1
+    step stage2 train tokenizer demo_stage2 $stage2
 }
-
-# NAME TOWER: both stages of understanding on the features of an encoder.
-understand() {
+# Stage 1 goes on for as many steps with stage 2's rates: what longer training gives when the encoder does not learn.
+longer_stage1() {
+    train tokenizer demo_stage2 $stage2 output="$out/tokenizer_stage1_continued" model.freeze_encoder=true \
+        optimizer.encoder_lr=null loss.distillation=0.0 loss.discriminator=0.0
+}
+understand() { # NAME TOWER: both stages of understanding on the features of an encoder
     train understanding demo_pretrain output="$out/$1_pretrain" model.tower.source="$2"
-    train understanding demo_sft output="$out/$1_sft" model.tower.source="$2" init_from="$out/$1_pretrain/model"
+    train understanding demo_sft $talk output="$out/$1_sft" model.tower.source="$2" \
+        init_from="$out/$1_pretrain/model"
 }
-# On stage 2's encoder, and beside it on the original one, which stands for the best that can be kept.
-understand_both() {
-    beside "$out/understanding_frozen.log" understand understanding_frozen "$out/encoder" &
-    OMP_NUM_THREADS=1 understand understanding "$out/tokenizer_stage2/model"
-    wait $!
+# On the original encoder, which stands for the best that can be kept.
+understand_frozen() {
+    step language_model python scripts/demo/language_model.py --world "$out/world" --out "$out/language_model"
+    step understanding_frozen understand understanding_frozen "$out/encoder"
 }
 without_distillation() {
-    train tokenizer demo_stage2 output="$out/tokenizer_no_distillation" loss.distillation=0.0
+    train tokenizer demo_stage2 $stage2 output="$out/tokenizer_no_distillation" loss.distillation=0.0
     understand understanding_no_distillation "$out/tokenizer_no_distillation/model"
     # A former call may have compared the others already.
-    sed '/^answers /d' "$out/seconds.txt" >"$out/seconds.txt.new" && mv "$out/seconds.txt.new" "$out/seconds.txt"
+    grep -v '^answers ' "$seconds" >"$seconds.new" && mv "$seconds.new" "$seconds"
+}
+generate() {
+    step text_tokenizer python scripts/demo/text_tokenizer.py --world "$out/world" --out "$out/text_tokenizer"
+    step codes          python generation/extract_codes.py --config generation/recipes/demo.yaml
+    step generator      train generation demo $generator
+    step longer_stage1  longer_stage1
+}
+geneval() { # NAME OPTION...: by the exact detector of the miniature world
+    bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
+}
+pictures_by_prompt() {
+    local prompts=(--prompts "$out/world/prompts.jsonl" -n "$pictures" --batch-size 64)
+    step geneval        geneval geneval "$out/generator/model" "${prompts[@]}" --cfg-scale 3
+    step geneval_no_cfg geneval geneval_no_cfg "$out/generator/model" "${prompts[@]}" --cfg-scale 1
+}
+reconstruct() {
+    step reconstruction bash evals/run_reconstruction.sh "$out/tokenizer_stage2/model" --images "$out/world/val" \
+        --skip-fid --skip-lpips --workers 0 --output "$out/reconstruction"
+    step true_scenes    python scripts/demo/true_scenes.py --demo "$out"
+    step geneval_reconstructed geneval geneval_reconstructed --pictures "$out/reconstructed_scenes" -n 1
+}
+answer() {
+    step report  python scripts/demo/tokenizer_report.py --demo "$out"
+    step answers python scripts/demo/understanding_report.py --demo "$out"
+    [ -n "$quick" ] || step lmms_eval bash evals/run_lmms_eval.sh "$out/understanding_sft/model" \
+        --questions "$out/world/val_questions.json" --batch-size 64 --output "$out/lmms_eval"
 }
 
-step world   python scripts/demo/make_world.py --out "$out/world"
-step encoder python scripts/demo/pretrain_encoder.py --world "$out/world" --out "$out/encoder"
-step stage1  train tokenizer demo_stage1
-step stage2  stage2_and_longer_stage1
-step report  python scripts/demo/tokenizer_report.py --demo "$out"
-step language_model python scripts/demo/language_model.py --world "$out/world" --out "$out/language_model"
-step understanding understand_both
-[ -z "$ablations" ] || step no_distillation without_distillation
-step answers python scripts/demo/understanding_report.py --demo "$out"
+step world   python scripts/demo/make_world.py --out "$out/world" $world
+step encoder python scripts/demo/pretrain_encoder.py --world "$out/world" --out "$out/encoder" $encoder
 
-python scripts/demo/summary.py "$out/summary.json" --seconds "$out/seconds.txt"
+# From here on, two parts side by side, a core for each: so small a model gains little from a second one.
+export OMP_NUM_THREADS=1
+beside understand_frozen.log understand_frozen &
+tokenizer
+wait $!
+
+beside generate.log generate &
+step understanding understand understanding "$out/tokenizer_stage2/model"
+[ -z "$ablations" ] || step no_distillation without_distillation
+wait $!
+
+beside pictures.log pictures_by_prompt &
+reconstruct
+answer
+wait $!
+step pictures python scripts/demo/generation_report.py --demo "$out"
+
+note_whole
+python scripts/demo/summary.py "$out/summary.json" --seconds "$seconds"

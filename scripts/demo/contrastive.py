@@ -1,8 +1,8 @@
 """A SigLIP of miniature size and its contrastive training on scenes and their descriptions.
 
 What is notable here: it is transformers' own `SiglipModel` with SigLIP's sigmoid loss (Zhai et al., Sigmoid Loss
-for Language Image Pre-Training, 2023), from random weights, in about 200 seconds of processor time. Three things
-make that enough for features in which a language model finds what stands where:
+for Language Image Pre-Training, 2023), from random weights, in about 200 seconds of processor time. Four things
+make that enough for features in which a language model finds what stands where, and a quantizer what it looks like:
 
 - Patches learn beside words, as SigLIP 2 learns regions beside captions: each patch of an object, through the pooling
   head by itself (Zhou et al., Extract Free Dense Labels from CLIP, 2022), is to fit the words said of that object, and
@@ -10,6 +10,8 @@ make that enough for features in which a language model finds what stands where:
   descriptions of a batch apart.
 - Most steps see windows of 4 x 4 patches around single objects: fewer tokens make more examples (Li et al., Scaling
   Language-Image Pre-training via Masking, 2023). Whole pictures beside whole descriptions follow.
+- A linear map reads each patch's pixels back, as masked image models do (Xie et al., SimMIM, 2022), here without a
+  mask: what is large in the features is then what codes must tell apart.
 - Positions start as sines and cosines of row and column (Beyer et al., Better plain ViT baselines for ImageNet-1k,
   2022), so neighbours are neighbours from the first step.
 """
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from contrastive_views import (
     GRID,
+    PLACES,
     TEXT_LENGTH,
     TOKEN,
     WORDS,
@@ -33,8 +36,8 @@ from contrastive_views import (
     tokenize,
     window_batches,
 )
-from torch import Tensor
-from torch.nn.functional import logsigmoid, normalize
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, mse_loss, normalize, pixel_unshuffle
 from tqdm import tqdm
 from world import World
 
@@ -52,6 +55,10 @@ POSITION_SCALE = 0.5  # of the sines and cosines: as large as what the patches s
 BATCH = 64  # in the same time, many small steps taught more than few large ones
 COVERED = 0.3  # a patch shows an object from this share of it on
 BACKGROUND = 0.3  # empty patches for each patch of an object
+# Of words for places. With 1, where a patch stands took a quarter of the features' variance, and so of the codes;
+# below this, a language model no longer found the place.
+PLACE_WEIGHT = 0.5
+PIXEL_WEIGHT = 4.0  # of the mean squared error of pixels in [-1, 1]
 
 
 def build_model(image_size: int) -> SiglipModel:
@@ -99,11 +106,19 @@ def _sines() -> Tensor:
     return torch.cat([waves[:, None].expand(grid), waves[None].expand(grid)], -1).flatten(0, 1)
 
 
-def sigmoid_loss(model: SiglipModel, images: Tensor, texts: Tensor, true: Tensor) -> Tensor:
-    """SigLIP's loss of pooled images (B, D) and texts (T, D); `true` (T, B) says which text fits which image."""
+def sigmoid_loss(
+    model: SiglipModel, images: Tensor, texts: Tensor, true: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """SigLIP's loss of pooled images (B, D) and texts (T, D); `true` (T, B) says which text fits which image.
+
+    `weights` (T,): of each text; None: 1.
+    """
     cosine = normalize(texts.float(), dim=-1) @ normalize(images.float(), dim=-1).T
     logits = cosine * model.logit_scale.exp() + model.logit_bias
-    return -logsigmoid(torch.where(true, logits, -logits)).sum() / len(images)
+    losses = -logsigmoid(torch.where(true, logits, -logits))
+    if weights is not None:
+        losses = losses * weights[:, None]
+    return losses.sum() / len(images)
 
 
 def equal_rows(ids: Tensor) -> Tensor:
@@ -131,13 +146,20 @@ def patch_loss(model: SiglipModel, patches: Tensor, views: Views) -> Tensor:
     picked = torch.cat([patches[views.rows[thing], place], patches[row[drawn], other[drawn]]])
     true = torch.cat([said[thing], said.new_zeros(len(drawn), len(WORDS))]).T
     images = model.vision_model.head(picked[:, None])
-    return sigmoid_loss(model, images, model.text_model(input_ids=words).pooler_output, true)
+    weights = torch.tensor([PLACE_WEIGHT if word in PLACES else 1.0 for word in WORDS])
+    return sigmoid_loss(model, images, model.text_model(input_ids=words).pooler_output, true, weights)
 
 
-def loss_of(model: SiglipModel, views: Views) -> Tensor:
-    """Patches beside words and, where a view is a whole picture, pictures beside descriptions."""
+def pixel_loss(head: nn.Linear, patches: Tensor, pixels: Tensor) -> Tensor:
+    """Mean squared error of the pixels (B, 3, s, s) that a linear `head` reads from patches (B, N, D)."""
+    side = pixels.shape[-1] // math.isqrt(patches.shape[1])
+    return mse_loss(head(patches).float(), pixel_unshuffle(pixels, side).flatten(2).transpose(1, 2))
+
+
+def loss_of(model: SiglipModel, head: nn.Linear, views: Views) -> Tensor:
+    """Patches beside words and their pixels and, where a view is a whole picture, pictures beside descriptions."""
     patches = encode_patches(model, views.pixels, views.positions)
-    loss = patch_loss(model, patches, views)
+    loss = patch_loss(model, patches, views) + PIXEL_WEIGHT * pixel_loss(head, patches, views.pixels)
     if views.descriptions is not None:
         pooled = model.vision_model.head(patches)
         texts = model.text_model(input_ids=views.descriptions).pooler_output
@@ -153,8 +175,11 @@ def train(
     The rate warms up and decays to zero in each phase.
     """
     rng = np.random.default_rng([seed, 1])
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    vision = model.config.vision_config
+    head = nn.Linear(vision.hidden_size, 3 * vision.patch_size**2)
+    parameters = [*model.parameters(), *head.parameters()]
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     losses: list[float] = []
@@ -162,7 +187,7 @@ def train(
     def learn(batches: Iterator[Views], count: int) -> None:
         for step in range(count):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = loss_of(model, next(batches))
+                loss = loss_of(model, head, next(batches))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -16,7 +16,8 @@ from torch import Tensor
 from world import World
 
 # Word-level: words that tell nothing here (a, photo, of, at, the, and ...) are left out. 0 pads.
-WORDS = ("large", "small", *COLORS, *SHAPES, "top", "bottom", "left", "right", "center")
+PLACES = ("top", "bottom", "left", "right", "center")
+WORDS = ("large", "small", *COLORS, *SHAPES, *PLACES)
 TOKEN = {word: number for number, word in enumerate(WORDS, start=1)}
 OBJECT_LENGTH = 6  # tokens of one object: at most five words; the last position, always padding, is pooled
 TEXT_LENGTH = 21  # likewise of four objects

@@ -61,7 +61,7 @@ def main() -> None:
         "--window-steps", type=int, default=1400, help="steps on single objects (default 1400)"
     )
     parser.add_argument("--steps", type=int, default=200, help="steps on whole pictures (default 200)")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where the CPU has it"

@@ -19,7 +19,7 @@ def merge(path: Path, section: str, values: dict[str, Any]) -> None:
 
 
 def add_seconds(path: Path, timings: Path) -> None:
-    """Read lines of `step seconds`, as the demo's shell script writes them."""
+    """Read lines of `step seconds`, as the demo's shell script writes them; some steps ran side by side."""
     rows = (line.split() for line in timings.read_text(encoding="utf-8").splitlines())
     merge(path, "seconds", {step: int(seconds) for step, seconds in rows})
 
@@ -34,8 +34,6 @@ def show(path: Path) -> None:
             for part, figure in value.items() if isinstance(value, dict) else [("", value)]:
                 text = f"{figure:.4g}" if isinstance(figure, float) else str(figure)
                 table.add_row(section, f"{name} {part}".strip(), text)
-        if section == "seconds":
-            table.add_row(section, "all", str(sum(values.values())))
         table.add_section()
     Console(width=78).print(table)
 

@@ -231,7 +231,7 @@ def test_bad_input_is_one_line(overrides: list[str], complaint: str, shelf: Path
         ("samples.sampling.cfg_scale=-1.0", "samples.sampling.cfg_scale: expected 0 or more"),
         ("samples.sampling.top_k=0", "samples.sampling.top_k: expected 1 or more"),
         ("engine.zero_stage=3", "engine.zero_stage: the generator supports 0, 1 and 2"),
-        ("optimizer.schedule=cosine", "optimizer.schedule: expected 'constant'"),
+        ("optimizer.schedule=linear", "optimizer.schedule: expected 'constant' or 'cosine'"),
         ("model.language_model.source=null", "text_tokenizer: expected a folder or hub id"),
         ("model.language_model.architecture.model_type=llama", "model_type: expected 'qwen3', found 'llama'"),
     ],

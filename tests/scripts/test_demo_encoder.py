@@ -98,7 +98,9 @@ def test_patches_learn_their_own_object_s_words(
     )
     seen = {}
 
-    def record(model: object, images: torch.Tensor, texts: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    def record(
+        model: object, images: torch.Tensor, texts: torch.Tensor, true: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         seen["true"] = true
         return images.sum() * 0
 

@@ -1,0 +1,97 @@
+"""What the miniature generator reached: the scores of GenEval's rules, its rate, and a sheet of its pictures.
+
+    python scripts/demo/generation_report.py --demo runs/demo
+
+Reads the `results.json` files that the evaluations have written; draws only to measure the rate. Writes the sections
+`generation` and `evaluations` of summary.json, and generated.png: a few prompts of each kind, all unseen in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from summary import merge
+
+from common.errors import UserError, run_cli
+from evals.geneval_prompts import described_prompts
+from evals.geneval_rules import TAGS
+from generation.contact_sheet import contact_sheet
+from generation.generate import Generator
+from generation.sampling import Sampling
+
+TIMED = 64  # pictures
+SHOWN_PROMPTS, SHOWN_PICTURES = 3, 8  # of each tag
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """Of an evaluation in this folder.
+
+    Raises:
+        UserError: it has left no results.
+    """
+    path = folder / "results.json"
+    try:
+        scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: expected the results of an evaluation ({error})") from error
+    return scores
+
+
+def geneval(folder: Path) -> dict[str, float]:
+    """Overall, and each tag."""
+    scores = read_scores(folder)
+    return {name: scores[name] for name in ("overall", *TAGS)}
+
+
+def images_per_second(model: Path, sampling: Sampling) -> float:
+    """Pictures drawn in one batch, decoded, without the time to load the model."""
+    generator = Generator.from_pretrained(str(model))
+    prompts = ["a photo of a red circle", "a photo of two squares"]
+    generator.generate(prompts, 1, sampling=sampling)  # warm
+    start = time.perf_counter()
+    generator.generate(prompts, TIMED // 2, sampling=sampling, batch_size=TIMED)
+    return TIMED / (time.perf_counter() - start)
+
+
+def sheet(pictures: Path) -> Image.Image:
+    """The first pictures of the first prompts of each tag."""
+    rows = []
+    shown: dict[str, int] = defaultdict(int)
+    for prompt in described_prompts(pictures):
+        tag = prompt.metadata["tag"]
+        shown[tag] += 1
+        if shown[tag] <= SHOWN_PROMPTS:
+            files = sorted((pictures / f"{prompt.number:05d}" / "samples").glob("*.png"))[:SHOWN_PICTURES]
+            rows.append((prompt.text, [Image.open(file).convert("RGB") for file in files]))
+    return contact_sheet(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo = parser.parse_args().demo
+    section: dict[str, Any] = {
+        "geneval": geneval(demo / "geneval"),
+        "geneval_no_cfg": geneval(demo / "geneval_no_cfg"),
+        "geneval_reconstructed": geneval(demo / "geneval_reconstructed"),
+        "images_per_second": images_per_second(demo / "generator" / "model", Sampling(cfg_scale=3.0)),
+    }
+    merge(demo / "summary.json", "generation", section)
+    evaluations: dict[str, Any] = {"reconstruction": read_scores(demo / "reconstruction")}
+    if (demo / "lmms_eval").is_dir():
+        evaluations["lmms_eval"] = read_scores(demo / "lmms_eval")
+    merge(demo / "summary.json", "evaluations", evaluations)
+    sheet(demo / "geneval" / "pictures").save(demo / "generated.png")
+    print(f"pictures: {demo / 'generated.png'}, each with its verdict: {demo / 'geneval' / 'page.html'}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
