@@ -100,7 +100,6 @@ generate() {
     step text_tokenizer python scripts/demo/text_tokenizer.py --world "$out/world" --out "$out/text_tokenizer"
     step codes          python generation/extract_codes.py --config generation/recipes/demo.yaml
     step generator      train generation demo $generator
-    step longer_stage1  longer_stage1
 }
 geneval() { # NAME OPTION...: by the exact detector of the miniature world
     bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
@@ -134,6 +133,7 @@ wait $!
 
 beside generate.log generate &
 step understanding understand understanding "$out/tokenizer_stage2/model"
+step longer_stage1 longer_stage1
 [ -z "$ablations" ] || step no_distillation without_distillation
 wait $!
 
