@@ -52,7 +52,14 @@ note_whole() {
     { grep -v '^whole ' "$seconds" || true; echo "whole $((${former:-0} + SECONDS))"; } >"$seconds.new"
     mv "$seconds.new" "$seconds"
 }
-trap 'kill $(jobs -p) 2>/dev/null || true; note_whole' EXIT
+stop() {
+    for job in $(jobs -p); do
+        pkill -P "$job" || true
+        kill "$job" 2>/dev/null || true
+    done
+    note_whole
+}
+trap stop EXIT
 
 step() { # NAME COMMAND...: run it unless a former call has, and note how long it took
     local name=$1 start=$SECONDS
@@ -62,23 +69,26 @@ step() { # NAME COMMAND...: run it unless a former call has, and note how long i
     "$@"
     echo "$name $((SECONDS - start))" >>"$seconds"
 }
-beside() { # LOG COMMAND...: run it quietly, while another part shows what it does
-    local log=$out/$1
+beside() { # LOG COMMAND...: quietly, while another part shows what it does; to be called with `&`
+    log=$out/$1  # not local: the trap reads it
     shift
-    "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
+    exec 3>&2
+    trap '[ $? -eq 0 ] || cat "$log" >&3' EXIT
+    "$@" >"$log" 2>&1
 }
 train() { # JOB RECIPE key=value...
     python "$1/train.py" --config "$1/recipes/$2.yaml" "engine.precision=$precision" "${@:3}"
 }
 
-tokenizer() {
-    step stage1 train tokenizer demo_stage1 $stage1
-    step stage2 train tokenizer demo_stage2 $stage2
-}
 # Stage 1 goes on for as many steps with stage 2's rates: what longer training gives when the encoder does not learn.
 longer_stage1() {
     train tokenizer demo_stage2 $stage2 output="$out/tokenizer_stage1_continued" model.freeze_encoder=true \
         optimizer.encoder_lr=null loss.distillation=0.0 loss.discriminator=0.0
+}
+tokenizer() {
+    step stage1 train tokenizer demo_stage1 $stage1
+    step stage2 train tokenizer demo_stage2 $stage2
+    step longer_stage1 longer_stage1
 }
 understand() { # NAME TOWER: both stages of understanding on the features of an encoder
     train understanding demo_pretrain output="$out/$1_pretrain" model.tower.source="$2"
@@ -96,16 +106,14 @@ without_distillation() {
     # A former call may have compared the others already.
     grep -v '^answers ' "$seconds" >"$seconds.new" && mv "$seconds.new" "$seconds"
 }
-generate() {
-    step text_tokenizer python scripts/demo/text_tokenizer.py --world "$out/world" --out "$out/text_tokenizer"
-    step codes          python generation/extract_codes.py --config generation/recipes/demo.yaml
-    step generator      train generation demo $generator
-}
 geneval() { # NAME OPTION...: by the exact detector of the miniature world
     bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
 }
-pictures_by_prompt() {
+generate() {
     local prompts=(--prompts "$out/world/prompts.jsonl" -n "$pictures" --batch-size 64)
+    step text_tokenizer python scripts/demo/text_tokenizer.py --world "$out/world" --out "$out/text_tokenizer"
+    step codes          python generation/extract_codes.py --config generation/recipes/demo.yaml
+    step generator      train generation demo $generator
     step geneval        geneval geneval "$out/generator/model" "${prompts[@]}" --cfg-scale 3
     step geneval_no_cfg geneval geneval_no_cfg "$out/generator/model" "${prompts[@]}" --cfg-scale 1
 }
@@ -133,13 +141,9 @@ wait $!
 
 beside generate.log generate &
 step understanding understand understanding "$out/tokenizer_stage2/model"
-step longer_stage1 longer_stage1
 [ -z "$ablations" ] || step no_distillation without_distillation
-wait $!
-
-beside pictures.log pictures_by_prompt &
-reconstruct
 answer
+reconstruct
 wait $!
 step pictures python scripts/demo/generation_report.py --demo "$out"
 
