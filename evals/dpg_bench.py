@@ -87,19 +87,18 @@ def main(argv: list[str] | None = None) -> None:
 def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
     from evals.downloads import have, kept_at
-    from evals.preflight import Need, hub_answers, hub_files, package, require
+    from evals.dpg_rules import is_official
+    from evals.preflight import Need, hub_answers, model, package, require
 
     needs = [drawing.need(arguments, LAYOUT)]
     if arguments.csv is None:
-        there = kept_at(CSV_URL).is_file() or (
-            hub_answers() and have(CSV_URL, lambda content: b"item_id" in content)
-        )
+        there = kept_at(CSV_URL).is_file() or (hub_answers() and have(CSV_URL, is_official))
         needs.append(Need("the official questions", there, f"download {CSV_URL}\nand give its path as --csv"))
     if arguments.judge == "mplug":
         how = "uv pip install modelscope, which downloads damo/mplug_visual-question-answering_coco_large_en;"
         needs.append(package("modelscope", f"{how}\nor --judge MODEL, whose figures are not comparable"))
     else:
-        needs.append(hub_files(arguments.judge, ("config.json",), "the model that answers", "--judge"))
+        needs.append(model(arguments.judge, "the model that answers", "--judge"))
     require("DPG-Bench", needs)
 
 
@@ -117,9 +116,10 @@ def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
     dist.barrier()
     for place in range(dist.rank(), len(items), dist.world()):
         grid = folder / f"{items[place].name}.png"
-        if not grid.is_file():
+        own = files[place * TILES : (place + 1) * TILES]
+        # A grid that is older than its pictures shows others, which were drawn before them.
+        if not grid.is_file() or grid.stat().st_mtime_ns < max(one.stat().st_mtime_ns for one in own):
             partial = grid.with_suffix(".partial")
-            own = files[place * TILES : (place + 1) * TILES]
             grid_of([open_image(one) for one in own]).save(partial, format="PNG")
             partial.replace(grid)
     dist.barrier()

@@ -11,7 +11,8 @@ from typing import Any
 
 from common.training import dist
 from evals.dpg_answers import Given
-from evals.dpg_rules import Item, cascade, item_score, orphans, scores
+from evals.dpg_judges import MPLUG
+from evals.dpg_rules import Item, cascade, is_official, item_score, orphans, scores
 from evals.files import recorded_drawing, write_whole
 from evals.results import Results, finish
 
@@ -54,7 +55,7 @@ def report(
     drawing = recorded_drawing(pictures / "drawn" if arguments.pictures is None else pictures)
     results = Results(
         benchmark="dpg_bench",
-        protocol=protocol(arguments.scoring, judge, len(items)),
+        protocol=protocol(arguments.scoring, judge, len(items), is_official(csv.read_bytes())),
         scores=found,
         expected=len(chosen),
         scored=len(given),
@@ -76,13 +77,15 @@ def report(
     finish(arguments.output, results, notes)
 
 
-def protocol(scoring: str, judge: Mapping[str, Any], items: int) -> str:
+def protocol(scoring: str, judge: Mapping[str, Any], items: int, official_csv: bool) -> str:
     """`official`, or how it differs: figures of different protocols are not compared."""
     differences = []
     if scoring != "official":
         differences.append(f"{scoring} scoring")
-    if judge["name"] != "mplug":
+    if judge["source"] != MPLUG:  # a folder may bear any name
         differences.append(f"judge {judge['name']}")
     if items != OFFICIAL_ITEMS:
         differences.append(f"{items} prompts")
+    elif not official_csv:
+        differences.append("other questions")
     return ", ".join(differences) or "official"

@@ -15,6 +15,7 @@ In both, a picture that is missing is an error.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ Answers = Mapping[int, bool]
 CATEGORIES = ("global", "entity", "attribute", "relation", "other")
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 TILES = 4
+OFFICIAL_BLOB = "98457fc9901943f51ff9a30367250fc292533bed"
+"""Git's name of dpg_bench.csv, unchanged in ELLA's repository since its release."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ def read_items(path: Path, mode: Mode) -> list[Item]:
             if strays := orphans(item):
                 raise UserError(f"{path}: dependency: {item.name!r}: no question {strays[0]}")
     return items
+
+
+def is_official(content: bytes) -> bool:
+    """Whether a file holds the official questions."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == OFFICIAL_BLOB
 
 
 def orphans(item: Item) -> list[int]:

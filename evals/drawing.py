@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from evals import command
-from evals.preflight import Need
+from evals.preflight import Need, model
 from vqrae.generate import add_drawing_arguments
 
 
@@ -16,8 +16,8 @@ def build_parser(prog: str, description: str | None, layout: str) -> argparse.Ar
     Args:
         layout: of the folder that --pictures names.
     """
-    model = "generator's folder or hub id; not needed with --pictures"
-    parser = command.build_parser(prog, description, model, model_is_optional=True)
+    what = "generator's folder or hub id; not needed with --pictures"
+    parser = command.build_parser(prog, description, what, model_is_optional=True)
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR", help=f"look at these instead of drawing: {layout}"
     )
@@ -28,6 +28,12 @@ def build_parser(prog: str, description: str | None, layout: str) -> argparse.Ar
 def need(arguments: argparse.Namespace, layout: str) -> Need:
     """For preflight: something to look at."""
     if arguments.pictures is None:
+        if arguments.model:
+            return model(arguments.model, "MODEL, a generator")
         what = "MODEL: a generator's folder or hub id"
-        return Need(what, bool(arguments.model), "or --pictures DIR, to look at what is there")
+        return Need(what, False, "or --pictures DIR, to look at what is there")
+    if arguments.model:
+        return Need(
+            "either MODEL or --pictures", False, "both were given, and the pictures may be another model's"
+        )
     return Need(f"--pictures {arguments.pictures}", arguments.pictures.is_dir(), f"a folder: {layout}")

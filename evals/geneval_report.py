@@ -17,6 +17,7 @@ from evals.geneval_rules import TAGS, tag_scores
 from evals.results import Results, finish
 
 OFFICIAL_PICTURES = 4
+OFFICIAL_CLIP = "openai/clip-vit-large-patch14"
 
 
 def report(
@@ -35,7 +36,9 @@ def report(
     """
     prompt_hash = sha256_of(prompts)
     chosen = {picture.prompt.number for picture, _, _ in judged}
-    partial = len(chosen) < len(prompts)
+    # Numbers that are left out tell of a folder that --limit, or an end too soon, left behind.
+    gaps = [one.number for one in prompts] != list(range(len(prompts)))
+    partial = gaps or len(chosen) < len(prompts)
     scores, spans = score(judged, arguments.n, whole=prompt_hash == OFFICIAL_SHA256 and not partial)
     drawing = recorded_drawing(pictures)
     source = arguments.model or drawing.get("model") or str(arguments.pictures)
@@ -99,6 +102,8 @@ def protocol(detector: Mapping[str, Any], prompts_sha256: str, per_prompt: int) 
         differences.append(f"{per_prompt} pictures a prompt")
     if not detector.get("original_weights"):
         differences.append(f"detector {detector['name']}")
+    elif detector.get("clip") != OFFICIAL_CLIP:
+        differences.append(f"colours by {detector.get('clip')}")
     return ", ".join(differences) or "official"
 
 

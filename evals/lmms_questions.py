@@ -7,6 +7,7 @@ one a turn, each kind gets a score too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
         for picture in pictures:
             if not Path(picture).is_file():
                 raise UserError(f"{path}: record {number}: image: {picture}: no such file")
+        # A finished task counts for the same pictures only, and not for others of the same names.
+        seen = hashlib.sha256(b"".join(hashlib.sha256(Path(one).read_bytes()).digest() for one in pictures))
         answers = [place for place, turn in enumerate(talk.messages) if turn["role"] == "assistant"]
         kinds = record.get("kinds") or [""] * len(answers)
         if len(kinds) != len(answers):
@@ -51,7 +54,8 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
             answer = talk.messages[place]["content"]
             if len(answer.split()) <= WORDS:
                 turns = list(talk.messages[:place])
-                rows.append({"pictures": pictures, "turns": turns, "answer": answer, "kind": kind})
+                row = {"pictures": pictures, "pictures_sha256": seen.hexdigest(), "turns": turns}
+                rows.append({**row, "answer": answer, "kind": kind})
     if not rows:
         raise UserError(f"{path}: no question has an answer of at most {WORDS} words")
     return rows

@@ -86,19 +86,10 @@ def needs(args: argparse.Namespace) -> list[preflight.Need]:
         path = Path(args.model) / "config.json"
         needed.append(preflight.file(path, "the model", "RUN/model of understanding/train.py, or a hub id"))
     else:
-        needed.append(hub_model(args.model))
+        needed.append(preflight.model(args.model))
     if args.questions is not None:
         return [*needed, preflight.file(args.questions, "the questions", "a file of LLaVA conversations")]
     return [*needed, data_sets([name for name in args.tasks if name in PAPER_TASKS])]
-
-
-def hub_model(source: str) -> preflight.Need:
-    """A model on the hub: in the cache, or to be had."""
-    from huggingface_hub import try_to_load_from_cache
-
-    kept = isinstance(try_to_load_from_cache(source, "config.json"), str)
-    how = f"hf download {source}\nthen copy the cache (HF_HOME) here, or give a folder"
-    return preflight.Need(f"the model: {source}", kept or preflight.hub_answers(), how)
 
 
 def data_sets(tasks: list[str]) -> preflight.Need:

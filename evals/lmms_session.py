@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ class Session:
             answers=output / "answers",
             weights=self.weights,
         )
-        self._digest = model_digest(folder, self.weights)
+        digest = model_digest(folder, self.weights)
+        self._key = {"model": f"{digest} {self.model.chat.model.dtype}", "lmms_eval": version("lmms_eval")}
 
     def run(self, task: str) -> TaskResult:
         """A task of lmms-eval by its name; a finished one is read from its file.
@@ -127,7 +129,7 @@ class Session:
         self, name: str, build: Callable[[], str | Task], asked: Mapping[str, str]
     ) -> TaskResult:
         path = self.output / "tasks" / f"{name}.json"
-        key = {"model": self._digest, "limit": self.limit, **asked}
+        key = {**self._key, "limit": self.limit, **asked}
         kept = _read(path, key)
         # One process may see the file that another one has just written.
         if all(dist.gather_objects(kept is not None)) and kept is not None:

@@ -69,9 +69,9 @@ def hub_files(repository: str, names: Iterable[str], what: str, option: str, kin
         absent = [name for name in names if not (Path(repository) / name).is_file()]
         return Need(f"{what}: {', '.join(absent)} in {repository}", not absent, f"or set {option}")
 
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = all(isinstance(try_to_load_from_cache(repository, name, repo_type=kind), str) for name in names)
+    cached = _cached(repository, names, kind)
+    if cached is None:
+        return Need(f"{what}: {repository}", False, f"no such folder, and no hub id either; set {option}")
     switch = "" if kind == "model" else f" --repo-type {kind}"
     return Need(
         f"{what}: {repository} ({', '.join(names)})",
@@ -79,6 +79,28 @@ def hub_files(repository: str, names: Iterable[str], what: str, option: str, kin
         f"hf download {repository} {' '.join(names)}{switch}\n"
         f"then copy the cache (HF_HOME) here, or set {option} to a local folder",
     )
+
+
+def model(source: str, what: str = "the model", option: str = "MODEL") -> Need:
+    """A model of any kind: a folder, whose loader says what is amiss in it, or a hub id."""
+    cached = Path(source).is_dir() or _cached(source, ["config.json"], "model")
+    if cached is None or (not cached and source.count("/") != 1):
+        return Need(f"{what}: {source}", False, f"no such folder, and no hub id either; set {option}")
+    how = f"hf download {source}\nthen copy the cache (HF_HOME) here, or set {option} to a local folder"
+    return Need(f"{what}: {source}", cached or hub_answers(), how)
+
+
+def _cached(repository: str, names: Iterable[str], kind: str) -> bool | None:
+    """Whether the hub's cache has these files; None where this can be no repository's name."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return all(
+            isinstance(try_to_load_from_cache(repository, name, repo_type=kind), str) for name in names
+        )
+    except HFValidationError:
+        return None
 
 
 def torch_hub_file(address: str, what: str, how: str) -> Need:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from pathlib import Path
 
 from common.errors import UserError, run_cli
 from evals import preflight, results
@@ -73,8 +72,7 @@ def needs(args: argparse.Namespace) -> list[preflight.Need]:
         needed.append(
             preflight.file(args.images, "the pictures", "ImageNet-1K's validation set, or any folder")
         )
-    if not Path(args.model).exists() and args.model.count("/") == 1:
-        needed.append(preflight.hub_files(args.model, ["config.json"], "the model", "MODEL"))
+    needed.append(preflight.model(args.model))
     for skip, given, option, score, address in (
         (args.skip_lpips, args.lpips_weights, "lpips-weights", "LPIPS", VGG_ADDRESS),
         (args.skip_fid, args.inception_weights, "inception-weights", "FID", INCEPTION_ADDRESS),

@@ -92,7 +92,7 @@ def needs(args: argparse.Namespace, kit: Path | None) -> list[preflight.Need]:
     """VLMEvalKit, what it cannot do without in its environment, and the model."""
     model = preflight.file(Path(args.model) / "config.json", "the model", "a folder, or a hub id")
     if not Path(args.model).is_dir() and args.model.count("/") == 1:
-        model = preflight.hub_files(args.model, ["config.json"], "the model", "MODEL")
+        model = preflight.model(args.model)
     packages = [
         preflight.package(name, "install VLMEvalKit's requirements") for name in ("torch", "transformers")
     ]

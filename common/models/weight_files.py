@@ -143,9 +143,9 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the checkpoint's safetensors file; if sharded, of all of them joined in order of name."""
+    """SHA-256 of the checkpoint's safetensors file (else .bin); if sharded, of all of them joined in order of name."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin")):
         with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from collections.abc import Sequence
@@ -162,8 +163,12 @@ def test_tiles_stand_row_after_row() -> None:
 
 
 def test_only_mplugs_official_figures_over_all_prompts_are_official() -> None:
-    assert protocol("official", {"name": "mplug"}, 1065) == "official"
-    assert protocol("fixed", {"name": "llava"}, 2) == "fixed scoring, judge llava, 2 prompts"
+    mplug = {"name": "mplug", "source": dpg_judges.MPLUG}
+    assert protocol("official", mplug, 1065, True) == "official"
+    assert protocol("official", mplug, 1065, False) == "other questions"
+    assert protocol("official", {"name": "mplug", "source": "models/mplug"}, 1065, True) == "judge mplug"
+    llava = {"name": "llava", "source": "owner/llava"}
+    assert protocol("fixed", llava, 2, False) == "fixed scoring, judge llava, 2 prompts"
 
 
 class Looker:
@@ -268,6 +273,12 @@ def test_a_generators_pictures_are_judged_by_a_chat_model(questions: Path, tmp_p
         assert grid.size == (32, 32)
         third = tiles(grid.convert("RGB"))[2]
     assert judge.answer(third, ["Is the cat red?"]) == [answers[2]["2"]]
+    # Pictures that are drawn anew make new grids.
+    before = (tmp_path / "out" / "pictures" / "a.png").read_bytes()
+    shutil.rmtree(tmp_path / "out" / "pictures" / "drawn")
+    again = [str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--limit", "1", "--seed", "7"]
+    dpg_bench.main([*again, *options])
+    assert (tmp_path / "out" / "pictures" / "a.png").read_bytes() != before
 
 
 def test_what_is_missing_stands_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
