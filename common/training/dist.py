@@ -11,6 +11,7 @@ import torch
 import torch.distributed as torch_dist
 
 from common.errors import UserError
+from common.training.operator_locks import warn_of_left_locks
 
 
 def join(device: torch.device) -> None:
@@ -44,6 +45,8 @@ def start() -> torch.device:
     if not torch_dist.is_initialized():
         # Left at the end of the process and not of a run: DeepSpeed keeps the group it has met.
         atexit.register(_leave)
+        if local_rank == 0:
+            warn_of_left_locks()
         deepspeed.init_distributed("nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
     return device
 

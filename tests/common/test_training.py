@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.training import operator_locks
 from common.training.checkpoint import Checkpoints, read_state
 from common.training.code_usage import CodeUsage
 from common.training.ema import ShardedEMA, _share_out
@@ -150,3 +153,17 @@ def test_metrics_past_the_resumed_step_are_dropped(tmp_path: Path) -> None:
         reporter.close("done")
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 23), (4, 24)]
+
+
+def test_a_lock_that_a_killed_build_left_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    for name, age in (("fresh", 10), ("left", operator_locks.OLD + 60)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+        os.utime(tmp_path / name / "lock", (time.time() - age,) * 2)
+    operator_locks.warn_of_left_locks()
+    said = capsys.readouterr().err
+    assert str(tmp_path / "left" / "lock") in said and "6 minutes old" in said
+    assert "fresh" not in said
