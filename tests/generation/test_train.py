@@ -56,8 +56,18 @@ def test_a_run_leaves_the_documented_layout(finished: Path) -> None:
             assert page.width > 2 * 96 and page.height > 3 * 96  # three prompts, two pictures each
 
 
-def test_the_rate_warms_up_and_stays(shelf: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01]),
+        ("cosine", [0.0025, 0.005, 0.0075, 0.01, 0.005, 0.0]),
+    ],
+)
+def test_the_rate_warms_up_and_follows_its_schedule(
+    schedule: str, expected: list[float], shelf: Path, tmp_path: Path
+) -> None:
     quiet = (
+        f"optimizer.schedule={schedule}",
         "logging.log_every=1",
         "samples.prompts=[]",
         "evaluation.source=null",
@@ -65,7 +75,7 @@ def test_the_rate_warms_up_and_stays(shelf: Path, tmp_path: Path) -> None:
     )
     train(tiny_generator.recipe(shelf, tmp_path / "run", *quiet))
     rates = [line["lr"] for line in records(tmp_path / "run", "train")]
-    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])  # of the step to come
+    assert rates == pytest.approx(expected)  # of the step to come
 
 
 def test_the_result_holds_its_vqrae(finished: Path, shelf: Path) -> None:
