@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from common.data.config import MAX_PIXELS
@@ -47,9 +47,20 @@ def open_image(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> Imag
     Raises:
         CorruptImage: absent, no image, truncated, or over `max_pixels` (refused from its header).
     """
-    with _opened(source, max_pixels) as image:
+    with _opened(source, max_pixels) as image, _whole_only():
         image.load()
         return _to_rgb(_upright(image))
+
+
+@contextmanager
+def _whole_only() -> Iterator[None]:
+    """Torn pictures are errors, also where a library has told Pillow, on import and for all, to fill them with gray."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def read_size(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

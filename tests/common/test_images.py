@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from common.data.images import CorruptImage, ImageTransform, open_image, to_float, to_pil, to_uint8
 
@@ -224,3 +224,14 @@ def test_eight_bits_survive_the_round_trip(dtype: torch.dtype) -> None:
 def test_floats_are_clamped_and_rounded() -> None:
     pixels = torch.tensor([-1.0, 0.4 / 255, 0.6 / 255, 254.6 / 255, 2.0], requires_grad=True)
     assert to_uint8(pixels).tolist() == [0, 0, 1, 255, 255]
+
+
+def test_torn_pictures_are_refused_whatever_a_library_has_told_pillow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as lmms-eval does on import
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "PNG")
+    with pytest.raises(CorruptImage):
+        open_image(whole.getvalue()[: len(whole.getvalue()) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
