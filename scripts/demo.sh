@@ -20,7 +20,7 @@ for option in "$@"; do
     esac
 done
 # Only the full demo asks its questions through lmms-eval, which is a large package.
-[ -n "$quick" ] && bash scripts/setup.sh || bash scripts/setup.sh evals
+if [ -n "$quick" ]; then bash scripts/setup.sh; else bash scripts/setup.sh evals; fi
 export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 [ -n "$resume" ] || rm -rf "$out"
 mkdir -p "$out"
@@ -103,8 +103,6 @@ understand_frozen() {
 without_distillation() {
     train tokenizer demo_stage2 $stage2 output="$out/tokenizer_no_distillation" loss.distillation=0.0
     understand understanding_no_distillation "$out/tokenizer_no_distillation/model"
-    # A former call may have compared the others already.
-    grep -v '^answers ' "$seconds" >"$seconds.new" && mv "$seconds.new" "$seconds"
 }
 geneval() { # NAME OPTION...: by the exact detector of the miniature world
     bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
@@ -125,7 +123,8 @@ reconstruct() {
 }
 answer() {
     step report  python scripts/demo/tokenizer_report.py --demo "$out"
-    step answers python scripts/demo/understanding_report.py --demo "$out"
+    # By a name of its own, since a former call may have compared the others already.
+    step "answers${ablations:+_with_ablations}" python scripts/demo/understanding_report.py --demo "$out"
     [ -n "$quick" ] || step lmms_eval bash evals/run_lmms_eval.sh "$out/understanding_sft/model" \
         --questions "$out/world/val_questions.json" --batch-size 64 --output "$out/lmms_eval"
 }

@@ -55,8 +55,8 @@ POSITION_SCALE = 0.5  # of the sines and cosines: as large as what the patches s
 BATCH = 64  # in the same time, many small steps taught more than few large ones
 COVERED = 0.3  # a patch shows an object from this share of it on
 BACKGROUND = 0.3  # empty patches for each patch of an object
-# Of words for places. With 1, where a patch stands took a quarter of the features' variance, and so of the codes;
-# below this, a language model no longer found the place.
+# Of words for places: where a patch stands takes codes that shapes need (27% of the features' variance with 1, 24% with
+# this). With 0.3, and more weight on pixels, one layer of attention found the place of 58% of objects; here, of 96%.
 PLACE_WEIGHT = 0.5
 PIXEL_WEIGHT = 4.0  # of the mean squared error of pixels in [-1, 1]
 
