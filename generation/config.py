@@ -13,7 +13,7 @@ from common.data.config import DataConfig, SourceConfig
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.metrics import LoggingConfig
-from common.training.optim import AdamWConfig
+from common.training.optim import AdamWConfig, MuonConfig
 from generation.sampling import Sampling
 
 Architecture = dict[str, int | float | str | bool]
@@ -125,14 +125,24 @@ class GenerationDataConfig(DataConfig):
 
 @configclass
 class OptimizerConfig:
-    """One rate for everything: linear warm-up, then constant (Table 9) or a half cosine to zero at the last step."""
+    """One rate for everything: linear warm-up, then constant (Table 9) or a half cosine to zero at the last step.
+
+    Args:
+        muon: for the matrices of the layers, in AdamW's place (ours).
+    """
 
     lr: float
     schedule: Literal["constant", "cosine"]
     warmup_steps: int
     adamw: AdamWConfig
+    muon: MuonConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.muon is not None and self.adamw.max_grad_norm is not None:
+            # DeepSpeed would measure and shrink Muon's finished updates together with AdamW's gradients.
+            raise ValueError(
+                "adamw.max_grad_norm: expected null beside muon, whose updates have a fixed size"
+            )
         if self.lr <= 0:
             raise ValueError(f"lr: expected a positive number, found {self.lr}")
         if self.warmup_steps < 0:
@@ -209,6 +219,10 @@ class GenerationConfig:
         if self.engine.zero_stage == 3:
             raise ValueError(
                 "engine.zero_stage: the generator supports 0, 1 and 2 (its samples read whole weights)"
+            )
+        if self.optimizer.muon is not None and self.engine.offload != "none":
+            raise ValueError(
+                "engine.offload: expected none beside optimizer.muon: only AdamW's states can rest there"
             )
 
     @property

@@ -10,7 +10,7 @@ from common.data.corrupt import CorruptCounter
 from common.training import dist
 from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
 from common.training.engine import deepspeed_config, load_engine, start_engine
-from common.training.optim import constant_factor, cosine_factor, parameter_groups
+from common.training.optim import constant_factor, cosine_factor, parameter_groups, with_muon
 from generation.config import GenerationConfig
 from generation.objective import NextCode
 
@@ -34,6 +34,8 @@ class TrainingState:
             return constant_factor(rates.warmup_steps)
 
         groups = parameter_groups("generator", [model], rates.lr, rates.adamw.weight_decay)
+        if rates.muon is not None:
+            groups = with_muon(groups, rates.muon, model.language_model.get_output_embeddings().weight)
         self.engine = start_engine(model, groups, schedule, rates.adamw.betas, rates.adamw.eps, settings)
         self.corrupt = CorruptCounter(config.data.max_corrupt_share)
 

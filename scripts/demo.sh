@@ -85,11 +85,6 @@ longer_stage1() {
     train tokenizer demo_stage2 $stage2 output="$out/tokenizer_stage1_continued" model.freeze_encoder=true \
         optimizer.encoder_lr=null loss.distillation=0.0 loss.discriminator=0.0
 }
-tokenizer() {
-    step stage1 train tokenizer demo_stage1 $stage1
-    step stage2 train tokenizer demo_stage2 $stage2
-    step longer_stage1 longer_stage1
-}
 understand() { # NAME TOWER: both stages of understanding on the features of an encoder
     train understanding demo_pretrain output="$out/$1_pretrain" model.tower.source="$2"
     train understanding demo_sft $talk output="$out/$1_sft" model.tower.source="$2" \
@@ -107,22 +102,25 @@ without_distillation() {
 geneval() { # NAME OPTION...: by the exact detector of the miniature world
     bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
 }
-generate() {
-    local prompts=(--prompts "$out/world/prompts.jsonl" -n "$pictures" --batch-size 64)
+# What the second stage left: codes to learn from, and how good the pictures are.
+look_at_tokenizer() {
     step text_tokenizer python scripts/demo/text_tokenizer.py --world "$out/world" --out "$out/text_tokenizer"
     step codes          python generation/extract_codes.py --config generation/recipes/demo.yaml
-    step generator      train generation demo $generator
-    step geneval        geneval geneval "$out/generator/model" "${prompts[@]}" --cfg-scale 3
-    step geneval_no_cfg geneval geneval_no_cfg "$out/generator/model" "${prompts[@]}" --cfg-scale 1
-}
-reconstruct() {
+    step longer_stage1  longer_stage1
+    step report         python scripts/demo/tokenizer_report.py --demo "$out"
     step reconstruction bash evals/run_reconstruction.sh "$out/tokenizer_stage2/model" --images "$out/world/val" \
         --skip-fid --skip-lpips --workers 0 --output "$out/reconstruction"
     step true_scenes    python scripts/demo/true_scenes.py --demo "$out"
     step geneval_reconstructed geneval geneval_reconstructed --pictures "$out/reconstructed_scenes" -n 1
 }
+geneval() { # NAME OPTION...: by the exact detector of the miniature world
+    bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
+}
+draw() { # NAME SCALE: pictures for the prompts that were held out, and how many show what they should
+    step "$1" geneval "$1" "$out/generator/model" --prompts "$out/world/prompts.jsonl" -n "$pictures" \
+        --batch-size 64 --cfg-scale "$2"
+}
 answer() {
-    step report  python scripts/demo/tokenizer_report.py --demo "$out"
     # By a name of its own, since a former call may have compared the others already.
     step "answers${ablations:+_with_ablations}" python scripts/demo/understanding_report.py --demo "$out"
     [ -n "$quick" ] || step lmms_eval bash evals/run_lmms_eval.sh "$out/understanding_sft/model" \
@@ -132,17 +130,24 @@ answer() {
 step world   python scripts/demo/make_world.py --out "$out/world" $world
 step encoder python scripts/demo/pretrain_encoder.py --world "$out/world" --out "$out/encoder" $encoder
 
-# From here on, two parts side by side, a core for each: so small a model gains little from a second one.
+# From here on, two processes of one thread each: so small models gain little from a second one.
 export OMP_NUM_THREADS=1
 beside understand_frozen.log understand_frozen &
-tokenizer
+step stage1 train tokenizer demo_stage1 $stage1
+step stage2 train tokenizer demo_stage2 $stage2
 wait $!
 
-beside generate.log generate &
+beside look_at_tokenizer.log look_at_tokenizer &
 step understanding understand understanding "$out/tokenizer_stage2/model"
 [ -z "$ablations" ] || step no_distillation without_distillation
-answer
-reconstruct
+wait $!
+
+step generator torchrun --standalone --nproc-per-node 2 generation/train.py \
+    --config generation/recipes/demo.yaml "engine.precision=$precision" $generator
+
+beside answer.log answer &
+draw geneval 1.5
+draw geneval_no_cfg 1
 wait $!
 step pictures python scripts/demo/generation_report.py --demo "$out"
 

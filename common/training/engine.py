@@ -78,7 +78,7 @@ class BatchConfig:
 
 
 def deepspeed_config(
-    engine: EngineConfig, batch: BatchConfig, world: int, max_grad_norm: float
+    engine: EngineConfig, batch: BatchConfig, world: int, max_grad_norm: float | None
 ) -> dict[str, Any]:
     """DeepSpeed's own JSON, as a dict; every value comes from ours."""
     zero: dict[str, Any] = {"stage": engine.zero_stage, "reduce_bucket_size": REDUCE_BUCKET}
@@ -91,7 +91,7 @@ def deepspeed_config(
         "train_batch_size": batch.global_size,
         "train_micro_batch_size_per_gpu": batch.micro_size,
         "gradient_accumulation_steps": batch.accumulation(world),
-        "gradient_clipping": max_grad_norm,
+        "gradient_clipping": max_grad_norm or 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31 - 1,  # our own metrics do the reporting
@@ -118,7 +118,7 @@ def start_engine(
     eps: float,
     config: dict[str, Any],
 ) -> Any:
-    """A DeepSpeed engine around `model` with AdamW over `groups`.
+    """A DeepSpeed engine around `model` with AdamW over `groups`, and Muon over those that `with_muon` made.
 
     Args:
         factors: group -> (step -> rate / peak rate); stepped by the engine once per optimizer step.
@@ -134,11 +134,27 @@ def start_engine(
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, betas=betas, eps=eps, adamw_mode=True)
+    elif any(group.get("use_muon") for group in groups):
+        optimizer = _muon(groups, betas, eps)
     else:
         optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [factors(group) for group in groups])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
+
+
+def _muon(groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
+    """DeepSpeed's Muon, whose updates ZeRO computes on whole matrices before it shards them."""
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    if not torch.cuda.is_available():
+        # DeepSpeed compiles the update for every shape, which on a CPU takes longer than a whole short run gains.
+        torch.compiler.set_stance("force_eager")
+    for group in groups:
+        group.update({"ns_method": "standard"} if group["use_muon"] else {"betas": betas, "eps": eps})
+        for parameter in group["params"]:
+            parameter.use_muon = group["use_muon"]
+    return MuonWithAuxAdam(groups)
 
 
 def load_engine(engine: Any, checkpoint: Path, tag: str, strict: bool = True) -> None:

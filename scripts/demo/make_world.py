@@ -5,8 +5,8 @@ python scripts/demo/make_world.py --out runs/demo/world
 train/000000.png ...     images, as is `val/`
 captions.jsonl           {"image", "caption", "tag", "description"} for each training image
 scenes.jsonl             exact ground truth: objects, boxes, background, and every true caption
-descriptions.json        the descriptions again, as LLaVA's pretraining takes captions
-questions.json           LLaVA conversations about training images
+descriptions.json        the descriptions again, as LLaVA's pretraining takes captions; of the first images only
+questions.json           LLaVA conversations about the same images
 val_captions.jsonl, val_scenes.jsonl ...      the same for `val/`
 shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
 prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
@@ -21,6 +21,8 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,8 @@ def annotate(index: int, *, seed: int, split: str, size: int) -> tuple[Scene, di
     """Scene `index` with what is written about it: a pure function of its arguments.
 
     The record is the ground truth with `caption`, `tag` (one of GenEval's six, or `description`), `description`,
-    and `captions`, all true GenEval captions as {"tag", "caption"}. Training captions leave out held-out prompts;
-    a scene without any other is captioned by its description.
+    `text`, which is one or the other by turns, and `captions`, all true GenEval captions as {"tag", "caption"}.
+    Training captions leave out held-out prompts; a scene without any other is captioned by its description.
     """
     scene = make_scene(index, seed=seed, split=split, size=size)
     rng = np.random.default_rng([seed, SPLITS[split], index, 1])
@@ -55,31 +57,41 @@ def annotate(index: int, *, seed: int, split: str, size: int) -> tuple[Scene, di
         "caption": chosen["prompt"],
         "tag": chosen["tag"],
         "description": description,
+        "text": description if index % 2 else chosen["prompt"],
         "captions": [{"tag": metadata["tag"], "caption": metadata["prompt"]} for metadata in true],
         **scene.as_dict(),
     }
     return scene, record
 
 
-def write_split(out: Path, split: str, count: int, *, seed: int, size: int) -> list[dict[str, Any]]:
-    """Write a split's images, captions, ground truth and questions; the records, each with its `image`."""
-    folder = out / split
-    folder.mkdir()
-    scenes, records = [], []
-    for index in tqdm(range(count), desc=f"scenes, {split}", unit="scene"):
-        scene, record = annotate(index, seed=seed, split=split, size=size)
-        record = {"image": f"{split}/{index:06d}.png", **record}
-        Image.fromarray(render(scene)).save(out / record["image"], compress_level=1)
-        scenes.append(scene)
-        records.append(record)
+def write_image(index: int, *, out: Path, seed: int, split: str, size: int) -> dict[str, Any]:
+    """Write the picture of scene `index`; its record, with its `image`."""
+    scene, record = annotate(index, seed=seed, split=split, size=size)
+    record = {"image": f"{split}/{index:06d}.png", **record}
+    Image.fromarray(render(scene)).save(out / record["image"], compress_level=1)
+    return record
+
+
+def write_split(
+    out: Path, split: str, count: int, questioned: int, *, seed: int, size: int
+) -> list[dict[str, Any]]:
+    """Write a split's images, captions and ground truth, and questions about the first `questioned` of them; the
+    records, each with its `image`."""
+    (out / split).mkdir()
+    job = partial(write_image, out=out, seed=seed, split=split, size=size)
+    with ProcessPoolExecutor() as pool:
+        made = pool.map(job, range(count), chunksize=100)
+        records = list(tqdm(made, total=count, desc=f"scenes, {split}", unit="scene"))
     prefix = "" if split == "train" else f"{split}_"
     keys = ("image", "caption", "tag", "description")
     write_jsonl(out / f"{prefix}captions.jsonl", ({key: record[key] for key in keys} for record in records))
     write_jsonl(out / f"{prefix}scenes.jsonl", records)
-    described = [_described(record["image"], record["description"]) for record in records]
+    asked = records[:questioned]
+    described = [_described(record["image"], record["description"]) for record in asked]
     (out / f"{prefix}descriptions.json").write_text(json.dumps(described))
     more = {"rounds": ROUNDS, "turns": TURNS} if split == "train" else {}
-    talk = conversations([record["image"] for record in records], scenes, seed=seed, **more)
+    scenes = [Scene.from_dict(record) for record in asked]
+    talk = conversations([record["image"] for record in asked], scenes, seed=seed, **more)
     (out / f"{prefix}questions.json").write_text(json.dumps(talk))
     return records
 
@@ -149,21 +161,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
-    parser.add_argument("--scenes", type=int, default=10_000, help="training scenes (default 10000)")
+    parser.add_argument("--scenes", type=int, default=30_000, help="training scenes (default 30000)")
+    parser.add_argument(
+        "--questioned", type=int, default=10_000, help="so many of them have questions (default 10000)"
+    )
     parser.add_argument("--held-out", type=int, default=500, help="validation scenes (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="the world's seed (default 0)")
     parser.add_argument("--size", type=int, default=32, help="side of an image in px, 32 to 64 (default 32)")
     options = parser.parse_args()
-    if options.scenes < 1 or options.held_out < 1:
-        raise UserError("--scenes and --held-out: expected at least 1")
+    if min(options.scenes, options.questioned, options.held_out) < 1:
+        raise UserError("--scenes, --questioned and --held-out: expected at least 1")
     if not 32 <= options.size <= 64:
         raise UserError(f"--size: expected 32 to 64, got {options.size}")
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"--out: {options.out} is not empty")
     options.out.mkdir(parents=True, exist_ok=True)
     same = {"seed": options.seed, "size": options.size}
-    records = write_split(options.out, "train", options.scenes, **same)
-    write_split(options.out, "val", options.held_out, **same)
+    records = write_split(options.out, "train", options.scenes, options.questioned, **same)
+    write_split(options.out, "val", options.held_out, options.held_out, **same)
     write_shards(options.out, records)
     write_jsonl(options.out / "prompts.jsonl", held_out(options.seed))
     write_contact_sheet(options.out, records)
