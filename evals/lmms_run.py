@@ -141,10 +141,12 @@ def report(args: argparse.Namespace, weights: str, found: list[TaskResult]) -> N
     from common.training import dist
     from evals.results import Results, finish
 
-    prompts = None
     if args.questions is not None:
         digest = hashlib.sha256(args.questions.read_bytes()).hexdigest()
         prompts = {"source": str(args.questions), "sha256": digest}
+    else:
+        digest = hashlib.sha256("".join(task.asked_sha256 for task in found).encode()).hexdigest()
+        prompts = {"source": ", ".join(task.name for task in found), "sha256": digest}
     finish(
         args.output,
         Results(
@@ -167,7 +169,10 @@ def report(args: argparse.Namespace, weights: str, found: list[TaskResult]) -> N
             processes=dist.world(),
             score_counts={name: task.scored for task in found for name in task.scores},
             paper_row=args.paper_row,
-            details={"lmms_eval_task_versions": {task.name: task.version for task in found}},
+            details={
+                "lmms_eval_task_versions": {task.name: task.version for task in found},
+                "asked_sha256": {task.name: task.asked_sha256 for task in found},
+            },
         ),
         [f"every question with its answer: {args.output / 'samples'}"],
     )

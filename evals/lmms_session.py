@@ -8,6 +8,7 @@ for all tasks, each of which is kept as soon as it is done.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -57,6 +58,8 @@ class TaskResult:
     """Whether the task has more questions than were to be asked."""
     version: str
     """lmms-eval's, of the task."""
+    asked_sha256: str
+    """Of the questions with their right answers, in order."""
     seconds: float
 
 
@@ -144,7 +147,14 @@ class Session:
             raise UserError(f"lmms-eval: {name}: {one_line(error)[:300]}") from error
         if found is None:  # only the first process gets it
             return TaskResult(
-                name=name, scores={}, expected=0, scored=0, partial=False, version="", seconds=0.0
+                name=name,
+                scores={},
+                expected=0,
+                scored=0,
+                partial=False,
+                version="",
+                asked_sha256="",
+                seconds=0.0,
             )
         result = _summarize(name, found, time.time() - started)
         samples = found.pop("samples")
@@ -191,8 +201,19 @@ def _summarize(name: str, found: Mapping[str, Any], seconds: float) -> TaskResul
         scored=scored,
         partial=expected < sum(int(count["original"]) for count in found["n-samples"].values()),
         version=", ".join(str(version) for version in found["versions"].values()),
+        asked_sha256=_asked(found["samples"]),
         seconds=seconds,
     )
+
+
+def _asked(samples: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    """A digest of each sample's text, record (as the framework hashes it, without pictures) and right answer."""
+    digest = hashlib.sha256()
+    for name in sorted(samples):
+        for sample in sorted(samples[name], key=lambda sample: int(sample["doc_id"])):
+            asked = [name, sample["arguments"][0], sample["doc_hash"], sample["target"]]
+            digest.update(json.dumps(asked, default=str).encode())
+    return digest.hexdigest()
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> TaskResult | None:

@@ -9,6 +9,8 @@ sees that square resized to its own input size, the decoder's output is resized 
 rounded to 8 bits. Every picture is scored exactly once over all processes, and the scores do not depend on their
 number.
 
+Called again after an interruption, by as many processes, it goes on where it was.
+
 DIR receives results.json, per_image.jsonl, reconstructions.png (the first pictures, original | reconstruction) and
 worst.png (the eight of lowest PSNR).
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from pathlib import Path
 
 from common.errors import UserError, run_cli
 from evals import preflight, results
@@ -97,6 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     from tokenizer import protocols, reconstruct
     from tokenizer import reconstruction_report as report
     from tokenizer.inference import load_model, start_process
+    from tokenizer.reconstruction_progress import Progress
 
     # Convolutions in TF32 move patch embeddings, and with them codes and Inception features.
     torch.backends.cudnn.allow_tf32 = False
@@ -121,11 +125,20 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     started = time.time()
-    scores, rows, examples = reconstruct.score(model, metrics, loader)
+    protocol = protocols.describe(args.protocol, size, model, not args.skip_lpips, not args.skip_fid)
+    sha256 = weights_sha256(folder)
+    facts = {
+        **{name: str(value) for name, value in protocol.items()},
+        "images": [str(Path(args.images).resolve()), found, expected],
+        "weights_sha256": sha256,
+        "place": [dist.rank(), dist.world(), args.batch_size],
+    }
+    progress = Progress(args.output / "progress" / f"{dist.rank():05d}.pt", facts)
+    scores, rows, examples = reconstruct.score(model, metrics, loader, progress)
     if not dist.is_main():
+        progress.remove()
         return
     scored = int(scores.pop("images"))
-    protocol = protocols.describe(args.protocol, size, model, not args.skip_lpips, not args.skip_fid)
     report.write(args.output, rows, examples)
     notes = ["worst pictures: " + str(args.output / "worst.png")]
     if "rfid" in scores and scored < PUBLISHED_IMAGES:
@@ -150,13 +163,14 @@ def main(argv: list[str] | None = None) -> None:
                 "batch_size": args.batch_size,
                 "device": str(device),
             },
-            model={"source": args.model, "weights_sha256": weights_sha256(folder)},
+            model={"source": args.model, "weights_sha256": sha256},
             seconds=round(time.time() - started, 1),
             processes=dist.world(),
             paper_row=PAPER_ROWS.get(model.encoder.model_type),
         ),
         notes,
     )
+    progress.remove()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ scores, MME's among them, need every category, and fail without.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import os
@@ -122,16 +123,23 @@ def main(argv: list[str] | None = None) -> None:
         report(args, weights, newest_run(args.output / name, started), asked, started)
 
 
-def run_kit(
-    kit: Path, args: argparse.Namespace, name: str, source: str, kind: str
-) -> dict[str, tuple[int, int]]:
-    """VLMEvalKit's run.py in this process; returns how many questions each data set has, and how many were asked."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Of a data set: questions in it, questions asked, and a digest of the latter (without their pictures)."""
+
+    found: int
+    asked: int
+    sha256: str
+
+
+def run_kit(kit: Path, args: argparse.Namespace, name: str, source: str, kind: str) -> dict[str, Asked]:
+    """VLMEvalKit's run.py in this process; returns what was asked of each data set."""
     import vlmeval.dataset as kit_data
 
     from evals.vlmeval_models import register
 
     register(name, source, kind)
-    asked: dict[str, tuple[int, int]] = {}
+    asked: dict[str, Asked] = {}
     build = kit_data.build_dataset
 
     def build_limited(data: str, **options: Any) -> Any:
@@ -139,7 +147,9 @@ def run_kit(
         if dataset is not None:
             found = len(dataset.data)
             dataset.data = dataset.data.iloc[: args.limit]
-            asked[data] = (found, len(dataset.data))
+            text = dataset.data.drop(columns="image", errors="ignore").to_csv(index=False)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            asked[data] = Asked(found=found, asked=len(dataset.data), sha256=digest)
         return dataset
 
     kit_data.build_dataset = build_limited
@@ -177,7 +187,7 @@ def read_scores(data: str, metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def report(
-    args: argparse.Namespace, weights: str, run: Path, asked: dict[str, tuple[int, int]], started: float
+    args: argparse.Namespace, weights: str, run: Path, asked: dict[str, Asked], started: float
 ) -> None:
     """results.json and the table.
 
@@ -205,22 +215,24 @@ def report(
         found = read_scores(data, entry["metrics"])
         scores.update(found)
         counts.update(dict.fromkeys(found, answered[data]))
+    digest = hashlib.sha256("".join(asked[data].sha256 for data in args.data).encode()).hexdigest()
     finish(
         args.output,
         Results(
             benchmark="understanding",
             protocol="VLMEvalKit",
             scores=scores,
-            expected=sum(asked[data][1] for data in args.data),
+            expected=sum(asked[data].asked for data in args.data),
             scored=sum(answered[data] for data in args.data),
-            partial=any(asked[data][1] < asked[data][0] for data in args.data),
+            partial=any(asked[data].asked < asked[data].found for data in args.data),
             settings={"data": args.data, "judge": args.judge, "limit": args.limit},
             model={"source": args.model, "weights_sha256": weights},
+            prompt_set={"source": ", ".join(args.data), "sha256": digest},
             seconds=round(time.time() - started, 1),
             processes=int(os.environ.get("WORLD_SIZE", "1")),
             score_counts=counts,
             paper_row=args.paper_row,
-            details={"run": str(run)},
+            details={"run": str(run), "asked_sha256": {data: asked[data].sha256 for data in args.data}},
         ),
         [f"all that VLMEvalKit wrote: {run}"],
     )

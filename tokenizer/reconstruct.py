@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from common.data.stream import EvaluationLoader
     from common.models.vqrae import VQRAE
     from tokenizer.reconstruction_metrics import ReconstructionMetrics
+    from tokenizer.reconstruction_progress import Progress
 
 RFID_DECIMALS = 6
 Row = dict[str, Any]
@@ -30,15 +31,16 @@ Row = dict[str, Any]
 
 
 def score(
-    model: VQRAE, metrics: ReconstructionMetrics, loader: EvaluationLoader
+    model: VQRAE, metrics: ReconstructionMetrics, loader: EvaluationLoader, progress: Progress | None = None
 ) -> tuple[dict[str, float | int], list[Row], Examples]:
     """Scores of the whole set, its rows in order, and pictures to show; all ranks call it and get the same.
 
     Args:
         metrics: without any image yet.
         loader: this rank's whole batches (`protocols.open_pictures`).
+        progress: where this rank's part is kept; None keeps nothing.
     """
-    rows, examples = gather(*_score_own(model, metrics, loader))
+    rows, examples = gather(*_score_own(model, metrics, loader, progress))
     scores = metrics.compute()
     for name in metrics.names:
         scores[name] = fmean(row[name] for row in rows)
@@ -48,12 +50,13 @@ def score(
 
 
 def _score_own(
-    model: VQRAE, metrics: ReconstructionMetrics, loader: EvaluationLoader
+    model: VQRAE, metrics: ReconstructionMetrics, loader: EvaluationLoader, progress: Progress | None
 ) -> tuple[list[Row], Examples]:
-    rows: list[Row] = []
-    examples = Examples()
+    rows, examples = progress.resume(metrics) if progress is not None else ([], Examples())
+    done, total = len(rows), len(loader.images)  # whole batches
+    loader.images = loader.images[done:]
     places = iter(loader.images)
-    with tqdm(total=len(loader.images), unit="image", desc="reconstruct", disable=not dist.is_main()) as bar:
+    with tqdm(total=total, initial=done, unit="image", desc="reconstruct", disable=not dist.is_main()) as bar:
         for batch in loader:
             pixels = batch["pixels"].to(metrics.device)
             rebuilt, codes = reconstruct(model, to_float(pixels))
@@ -64,6 +67,8 @@ def _score_own(
                 rows.append({"index": index, "key": key, **own})
                 examples.add(index, own["psnr"], batch["pixels"][i], rebuilt[i].cpu())
             bar.update(len(batch["key"]))
+            if progress is not None:
+                progress.save(metrics, rows, examples)
     return rows, examples
 
 

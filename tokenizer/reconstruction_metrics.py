@@ -23,6 +23,11 @@ PSNR_CEILING = 100.0
 """dB given to an image whose 8-bit reconstruction is identical, where the ratio is infinite and so would be
 the mean. A single wrong step in one channel of a 256 px image is 101 dB."""
 
+FID_SUMS = [
+    f"{kind}_features_{part}" for kind in ("real", "fake") for part in ("sum", "cov_sum", "num_samples")
+]
+"""The state of torchmetrics' FID."""
+
 
 class ReconstructionMetrics:
     """Scores of a set of images; the same object serves training's held-out evaluation and `reconstruct.py`.
@@ -97,26 +102,34 @@ class ReconstructionMetrics:
         code_usage = self.code_usage.compute()
         return result | (code_usage if code_usage["tokens_per_code"] else {})
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """This rank's sums and counts, on the CPU."""
+        return {name: tensor.cpu().clone() for name, tensor in self._state().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from those of metrics built alike."""
+        for name, tensor in self._state().items():
+            tensor.copy_(state[name])
+
+    def _state(self) -> dict[str, Tensor]:
+        own = {"sums": self.sums, "images": self.images, "codes": self.code_usage.counts}
+        return own | ({name: getattr(self.fid, name) for name in FID_SUMS} if self.fid is not None else {})
+
     def _compute_fid(self, images: int) -> float:
         """torchmetrics' distance on sums added up here: its own summing fails on a rank without images."""
         assert self.fid is not None
         if images < 2:
             raise ValueError("rFID needs at least two images")
-        names = [
-            f"{kind}_features_{part}"
-            for kind in ("real", "fake")
-            for part in ("sum", "cov_sum", "num_samples")
-        ]
-        local = {name: getattr(self.fid, name) for name in names}
+        local = {name: getattr(self.fid, name) for name in FID_SUMS}
         try:
-            for name in names:
+            for name in FID_SUMS:
                 setattr(self.fid, name, dist.sum_(local[name].clone()))
             self.fid.orig_dtype = torch.float64  # else the distance is rounded to the features' float32
             with warnings.catch_warnings():  # a rank without images has not called `update`
                 warnings.simplefilter("ignore")
                 return float(self.fid.compute())
         finally:
-            for name in names:
+            for name in FID_SUMS:
                 setattr(self.fid, name, local[name])
 
 

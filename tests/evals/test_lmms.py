@@ -62,11 +62,13 @@ def test_batches_change_nothing_and_nothing_is_asked_twice(
     together = run(model, questions, tmp_path / "all", "--batch-size", "5")
     assert together["scores"] == one["scores"]
     assert samples(tmp_path / "all") == samples(tmp_path / "one")
+    assert together["details"]["asked_sha256"] == one["details"]["asked_sha256"]
     asked.clear()
     assert run(model, questions, tmp_path / "all")["scores"] == one["scores"]
     assert not asked, "a finished task was run again"
     limited = run(model, questions, tmp_path / "all", "--limit", "3")
     assert limited["partial"] and limited["counts"]["expected"] == 3 and not asked
+    assert limited["details"]["asked_sha256"] != one["details"]["asked_sha256"]
 
 
 def test_an_interrupted_run_goes_on(

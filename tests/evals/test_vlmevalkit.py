@@ -6,6 +6,7 @@ package index; how the launcher was run against it stands in benchmarks/RESULTS.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -95,6 +96,9 @@ def test_the_kit_asks_our_model_and_its_scores_are_the_tables(shelf: Path, tmp_p
     results: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
     assert results["scores"] == {"pope": 87.5} and results["protocol"] == "VLMEvalKit" and results["partial"]
     assert results["counts"] == {"expected": 2, "scored": 2, "of_scores": {"pope": 2}}
+    asked_text = hashlib.sha256(b"question\nIs it red?\nIs it green?\n").hexdigest()
+    prompts = {"source": "POPE", "sha256": hashlib.sha256(asked_text.encode()).hexdigest()}
+    assert results["prompt_set"] == prompts and results["details"]["asked_sha256"] == {"POPE": asked_text}
     status = json.loads(next(tmp_path.glob("*/T1/status.json")).read_text())
     assert status["argv"][-3:] == ["--judge", "exact_matching", "--reuse"]
 
@@ -130,12 +134,13 @@ def test_what_run_py_ends_well_with_is_a_failure(
         json.dumps({"datasets": {"POPE": good, **({"Bad": entry} if entry is not None else {})}})
     )
     args = vlmeval_run.parse(["m", "--output", str(tmp_path), "--data", "POPE", "Bad"])
+    both, three = (vlmeval_run.Asked(found=number, asked=number, sha256="") for number in (2, 3))
     with pytest.raises(UserError, match=f"VLMEvalKit: Bad: {reason}"):
-        vlmeval_run.report(args, "0", run, {"POPE": (2, 2), "Bad": (2, 2)}, 0.0)
+        vlmeval_run.report(args, "0", run, dict.fromkeys(args.data, both), 0.0)
     assert not (tmp_path / "results.json").exists()
     args.data = ["POPE"]
     with pytest.raises(UserError, match="incomplete: 2 of 3"):
-        vlmeval_run.report(args, "0", run, {"POPE": (3, 3)}, 0.0)
+        vlmeval_run.report(args, "0", run, {"POPE": three}, 0.0)
 
 
 @pytest.mark.parametrize(

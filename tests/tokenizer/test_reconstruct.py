@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from common.errors import UserError
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
 from evals import reconstruction
-from tokenizer import inference, protocols, reconstruct, reconstruction_report
+from tokenizer import inference, protocols, reconstruct, reconstruction_progress, reconstruction_report
+from tokenizer.reconstruction_metrics import ReconstructionMetrics
 from vqrae import cli
 from vqrae.reconstruct import fitted
 
@@ -102,6 +104,45 @@ def test_scores_do_not_depend_on_batch_or_workers(model_folder: Path, pictures: 
         reconstruction.main([*arguments, *SKIP, "--batch-size", str(batch), "--workers", str(workers)])
         scores.append(json.loads((out / "results.json").read_text())["scores"])
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_an_interrupted_evaluation_goes_on(
+    model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is scored twice, and the outcome is that of one call, to the last byte; other settings begin anew."""
+    monkeypatch.setattr(reconstruction_progress, "SAVE_SECONDS", 0.0)
+    original, seen = ReconstructionMetrics.update, []
+
+    def update(self: Any, *inputs: Any) -> Any:
+        seen.append(len(inputs[0]))
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+        return original(self, *inputs)
+
+    monkeypatch.setattr(ReconstructionMetrics, "update", update)
+
+    def run(name: str, batch: int = 3) -> int:
+        """How many pictures were scored."""
+        seen.clear()
+        arguments = [str(model_folder), "--images", str(pictures), "--output", str(tmp_path / name)]
+        reconstruction.main([*arguments, *SKIP, "--batch-size", str(batch)])
+        return sum(seen)
+
+    stop_at = 0
+    assert run("whole") == COUNT
+    stop_at = 3
+    for name in ("resumed", "anew"):
+        with pytest.raises(KeyboardInterrupt):
+            run(name)
+    stop_at = 0
+    assert run("resumed") == COUNT - 6 and run("anew", batch=4) == COUNT
+    for name in ("per_image.jsonl", "reconstructions.png", "worst.png"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+    whole, resumed = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "resumed")
+    )
+    assert whole["scores"] == resumed["scores"]
+    assert not (tmp_path / "resumed" / "progress").exists()
 
 
 def test_limit_marks_the_result_partial(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
