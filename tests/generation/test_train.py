@@ -144,23 +144,26 @@ def test_bfloat16_spares_the_rotary_frequencies(shelf: Path, tmp_path: Path) -> 
         assert buffer.dtype == torch.float32 and torch.equal(buffer, before[name])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16_autocast", "bf16"])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_muon_moves_matrices_by_its_rate(stage: int, shelf: Path, tmp_path: Path) -> None:
+def test_muon_moves_matrices_by_its_rate(stage: int, precision: str, shelf: Path, tmp_path: Path) -> None:
     """One step at full rate: the largest singular value of a matrix's change is about the rate, whatever the gradient
     was; embeddings and norms move as AdamW moves them."""
     overrides = ["steps=1", "optimizer.warmup_steps=0", f"engine.zero_stage={stage}", "optimizer.lr=1e-3"]
+    # The codes' rows differ from the start: from equal ones, layers would get no gradient yet.
+    overrides += [f"engine.precision={precision}", "model.new_embeddings=codebook"]
     config = tiny_generator.recipe(shelf, tmp_path / "run", *overrides, *MUON)
-    before = assemble_generator(config).model.state_dict()
+    before = assemble_generator(config).model.float().state_dict()
     train(config)
     after = load_generator(str(tmp_path / "run" / "model")).model.state_dict()
     for name, weight in before.items():
-        step = after[name] - weight
+        step = after[name].float() - weight
         if "_proj" in name:
             rows, columns = weight.shape
             largest = torch.linalg.matrix_norm(step, 2) / (0.02 * max(1, rows / columns) ** 0.5)
             assert 0.5 < largest < 1.5, name
         else:
-            assert step.abs().max() <= 1.001e-3, name
+            assert step.abs().max() <= 1.1e-3, name
 
 
 def test_accumulation_does_not_change_the_training(shelf: Path, tmp_path: Path) -> None:
