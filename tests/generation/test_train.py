@@ -163,7 +163,7 @@ def test_muon_moves_matrices_by_its_rate(stage: int, precision: str, shelf: Path
             largest = torch.linalg.matrix_norm(step, 2) / (0.02 * max(1, rows / columns) ** 0.5)
             assert 0.5 < largest < 1.5, name
         else:
-            assert step.abs().max() <= 1.1e-3, name
+            assert step.abs().max() <= 1.2e-3, name
 
 
 def test_accumulation_does_not_change_the_training(shelf: Path, tmp_path: Path) -> None:
