@@ -138,11 +138,8 @@ class OptimizerConfig:
     muon: MuonConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.muon is not None and self.adamw.max_grad_norm is not None:
-            # DeepSpeed would measure and shrink Muon's finished updates together with AdamW's gradients.
-            raise ValueError(
-                "adamw.max_grad_norm: expected null beside muon, whose updates have a fixed size"
-            )
+        if self.muon is not None:
+            self.muon.check(self.adamw)
         if self.lr <= 0:
             raise ValueError(f"lr: expected a positive number, found {self.lr}")
         if self.warmup_steps < 0:

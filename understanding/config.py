@@ -12,7 +12,7 @@ from common.config import configclass
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.metrics import LoggingConfig
-from common.training.optim import AdamWConfig
+from common.training.optim import AdamWConfig, MuonConfig
 
 Architecture = dict[str, int | float | str | bool]
 Template = Literal["plain", "vicuna_v1", "qwen"]
@@ -157,14 +157,21 @@ class ConversationDataConfig:
 
 @configclass
 class OptimizerConfig:
-    """One peak rate for all that learns, a warm-up over a share of the steps, then a cosine (Table 8)."""
+    """One peak rate for all that learns, a warm-up over a share of the steps, then a cosine (Table 8).
+
+    Args:
+        muon: for the matrices of the layers and the projector, in AdamW's place (ours).
+    """
 
     lr: float
     end_lr: float = 0.0
     warmup_ratio: float
     adamw: AdamWConfig
+    muon: MuonConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.muon is not None:
+            self.muon.check(self.adamw)
         if self.lr <= 0:
             raise ValueError(f"lr: expected a positive number, found {self.lr}")
         if not 0 <= self.warmup_ratio <= 1:
@@ -211,6 +218,13 @@ class UnderstandingConfig:
             raise ValueError(
                 "model.projector_start: standardized needs zero_stage 0, 1 or 2, as in pretraining"
             )
+        if self.optimizer.muon is not None:
+            if self.engine.zero_stage == 3 or self.engine.offload != "none" or self.model.lora is not None:
+                raise ValueError(
+                    "optimizer.muon: expected zero_stage 0, 1 or 2, no offload and no lora beside it"
+                )
+            if self.optimizer.end_lr:
+                raise ValueError("optimizer.end_lr: expected 0 beside muon, whose rate falls alike")
         if self.data.max_length <= self.model.image_tokens:
             raise ValueError(
                 f"data.max_length: {self.data.max_length} leaves no room for text beside the "

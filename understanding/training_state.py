@@ -16,7 +16,7 @@ from common.models.vision_encoder import VisionEncoder
 from common.training import dist
 from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
 from common.training.engine import load_engine, start_engine
-from common.training.optim import cosine_factor, parameter_groups
+from common.training.optim import cosine_factor, parameter_groups, with_muon
 from understanding.config import UnderstandingConfig
 from understanding.model import LanguageSide
 from understanding.tower import tower_hash
@@ -45,9 +45,11 @@ class TrainingState:
         rates = config.optimizer
 
         def schedule(group: dict[str, Any]) -> Callable[[int], float]:
-            return cosine_factor(group["lr"], rates.end_lr, round(rates.warmup_ratio * steps), steps)
+            return cosine_factor(rates.lr, rates.end_lr, round(rates.warmup_ratio * steps), steps)
 
         groups = parameter_groups("learned", [side], rates.lr, rates.adamw.weight_decay)
+        if rates.muon is not None:
+            groups = with_muon(groups, rates.muon, side.llava.get_output_embeddings().weight)
         self.engine = start_engine(side, groups, schedule, rates.adamw.betas, rates.adamw.eps, settings)
         self.skipped = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
 

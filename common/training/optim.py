@@ -52,6 +52,14 @@ class MuonConfig:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: expected a number in [0, 1), found {self.momentum}")
 
+    def check(self, adamw: AdamWConfig) -> None:
+        """Raises `ValueError` beside an AdamW that clips: DeepSpeed would measure and shrink Muon's finished updates
+        together with AdamW's gradients."""
+        if adamw.max_grad_norm is not None:
+            raise ValueError(
+                "adamw.max_grad_norm: expected null beside muon, whose updates have a fixed size"
+            )
+
 
 def parameter_groups(
     role: str, modules: Iterable[nn.Module], lr: float, weight_decay: float

@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
     parser.add_argument("--scenes", type=int, default=30_000, help="training scenes (default 30000)")
     parser.add_argument(
-        "--questioned", type=int, default=10_000, help="so many of them have questions (default 10000)"
+        "--questioned", type=int, default=15_000, help="so many of them have questions (default 15000)"
     )
     parser.add_argument("--held-out", type=int, default=500, help="validation scenes (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="the world's seed (default 0)")

@@ -95,7 +95,10 @@ def test_other_families_train_too(kind: str, shelf: Path, tmp_path: Path) -> Non
     assert changed(tmp_path / "one", tmp_path / "two") == {"multi_modal_projector", "language_model"}
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "lora"])
+MUON = ["optimizer.muon={lr: 0.01}", "optimizer.adamw.max_grad_norm=null"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "lora", "muon"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stage: str, shelf: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,8 +106,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         often = "logging.log_every=1"
         if stage == "pretrain":
             return tiny.understanding_recipe(shelf, tmp_path / name, often)
-        lora = ["model.lora={rank: 2, alpha: 4, dropout: 0.1}"] if stage == "lora" else []
-        return fine_tuning(shelf, pretrained, tmp_path / name, often, *lora)
+        special = {
+            "lora": ["model.lora={rank: 2, alpha: 4, dropout: 0.1}"],
+            "muon": [*MUON, "engine.zero_stage=2"],
+        }
+        return fine_tuning(shelf, pretrained, tmp_path / name, often, *special.get(stage, []))
 
     train(recipe("whole"))
     save = TrainingState.save
@@ -303,6 +309,22 @@ def test_bad_input_is_one_line(overrides: list[str], complaint: str, shelf: Path
     with pytest.raises(UserError, match=complaint) as error:
         train(tiny.understanding_recipe(shelf, tmp_path / "run", *overrides))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["optimizer.muon={lr: 0.01}"], "adamw.max_grad_norm: expected null beside muon"),
+        ([*MUON, "engine.zero_stage=3"], "optimizer.muon: expected zero_stage 0, 1 or 2"),
+        ([*MUON, "engine.offload=cpu"], "no offload"),
+        ([*MUON, "optimizer.end_lr=1e-5"], "optimizer.end_lr: expected 0 beside muon"),
+    ],
+)
+def test_what_muon_does_not_go_with(
+    overrides: list[str], complaint: str, shelf: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        tiny.understanding_recipe(shelf, tmp_path / "run", *overrides)
 
 
 def test_an_image_needs_room(shelf: Path, tmp_path: Path) -> None:
