@@ -113,9 +113,6 @@ look_at_tokenizer() {
     step true_scenes    python scripts/demo/true_scenes.py --demo "$out"
     step geneval_reconstructed geneval geneval_reconstructed --pictures "$out/reconstructed_scenes" -n 1
 }
-geneval() { # NAME OPTION...: by the exact detector of the miniature world
-    bash evals/run_geneval.sh --detector world --output "$out/$1" "${@:2}"
-}
 draw() { # NAME SCALE: pictures for the prompts that were held out, and how many show what they should
     step "$1" geneval "$1" "$out/generator/model" --prompts "$out/world/prompts.jsonl" -n "$pictures" \
         --batch-size 64 --cfg-scale "$2"

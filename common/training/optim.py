@@ -34,10 +34,10 @@ class AdamWConfig:
 
 @configclass
 class MuonConfig:
-    """Muon (Jordan et al. 2024) for the matrices inside a language model; AdamW keeps embeddings, head and norms.
+    """Muon (Jordan et al. 2024) for the matrices inside a model; AdamW keeps embeddings, head and norms.
 
-    Each update is an orthogonal matrix, so that its size is the rate's alone: 0.02 suits most widths. On the demo's
-    codes it took 3 of AdamW's 5 steps to the same loss.
+    Each update is an orthogonal matrix, so that its size is the rate's alone: 0.01 to 0.02 in most models. On the
+    demo's codes it took 3 of AdamW's 5 steps to the same loss.
 
     Args:
         lr: peak rate; follows the schedule of AdamW's. momentum: Nesterov's.

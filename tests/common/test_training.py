@@ -19,7 +19,7 @@ from common.training.code_usage import CodeUsage
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import LoggingConfig, NonFiniteLoss, Reporter, Terms
-from common.training.optim import cosine_factor, parameter_groups
+from common.training.optim import MuonConfig, cosine_factor, parameter_groups, with_muon
 
 
 def test_only_matrices_decay_and_frozen_parameters_stay_out() -> None:
@@ -35,6 +35,18 @@ def test_only_matrices_decay_and_frozen_parameters_stay_out() -> None:
         id(p) for p in (model[0].bias, model[1].weight, model[1].bias, model[2].weight, model.positions)
     }
     assert rest["weight_decay"] == 0 and {id(p) for p in rest["params"]} == others
+
+
+def test_muon_takes_the_matrices_but_embeddings_and_head() -> None:
+    embedding, layer, norm, head = nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 5)
+    plain = parameter_groups("model", [nn.Sequential(embedding, layer, norm, head)], lr=0.1, weight_decay=0.5)
+    groups = {group["name"]: group for group in with_muon(plain, MuonConfig(lr=0.02), head.weight)}
+    muon = groups.pop("model/muon")
+    assert [id(p) for p in muon["params"]] == [id(layer.weight)]
+    assert (muon["use_muon"], muon["lr"], muon["weight_decay"]) == (True, 0.02, 0.5)
+    assert [id(p) for p in groups["model"]["params"]] == [id(head.weight)]
+    assert not any(group["use_muon"] for group in groups.values())
+    assert len(groups["model/no_decay"]["params"]) == 5  # embedding, both of the norm, two biases
 
 
 def test_the_cosine_meets_its_ends() -> None:
