@@ -25,9 +25,9 @@ from common.data.folder import FolderSource
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
 from common.training.engine import autocast
+from generation.code_encoder import CodeEncoder
 from generation.codes import CodeFacts
 from generation.config import GenerationDataConfig
-from generation.encoding import CodeEncoder
 from generation.extract_codes import extract_source
 
 SHAPES = {

@@ -6,7 +6,7 @@ Random weights of a Qwen3 of 512 x 12 (on a GPU: of Qwen3-0.6B's shape, bfloat16
 vocabulary and 16,384 codes, 1024 codes a picture, every picture guided, so two rows each. All arms are greedy, which is
 the cheapest for `generate`, under the same code mask; ours is timed with random draws too.
 
-    ours           `generation.sample.Sampler`
+    ours           `generation.sampler.Sampler`
     doubled        `generate`, dynamic cache, conditional and unconditional rows in one batch
     unbatched      `generate`, dynamic cache, `UnbatchedClassifierFreeGuidanceLogitsProcessor`
 
@@ -163,7 +163,7 @@ def prepared(arm: str, model: Any, vocabulary: Any, prompt: list[int], images: i
     from transformers import LogitsProcessor, LogitsProcessorList
     from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-    from generation.sample import Sampler, Sampling, picture_key
+    from generation.sampler import Sampler, Sampling, picture_key
 
     nothing = [vocabulary.begin_image]
     if arm.startswith("ours"):

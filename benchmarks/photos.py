@@ -102,11 +102,11 @@ def report(photos: Path, output: Path) -> None:
     from common.config import load_config
     from common.data.images import to_float
     from common.data.stream import evaluation_loader
+    from common.metrics.reconstruction import ReconstructionMetrics
     from common.models.vqrae_loading import load_vqrae
     from common.training.run import versions
     from tokenizer.config import TokenizerConfig
     from tokenizer.held_out import rows_sheet
-    from tokenizer.reconstruction_metrics import ReconstructionMetrics
 
     config = load_config(TokenizerConfig, output / "codes" / "config.yaml")
     scores: dict[str, dict[str, Any]] = {}

@@ -1,6 +1,6 @@
 """Which pictures a tokenizer holds alike: clusters by continuous features and by codes, side by side (Figure 4).
 
-    python evals/cluster_figure.py MODEL --images DIR --output OUT
+    python -m evals.cluster_figure MODEL --images DIR --output OUT
 
 The paper draws such clusters to show that continuous features group by meaning and codes by texture and colour. A
 picture is one vector: the mean of its tokens' features, or the mean of its tokens' code vectors (rows of C W, a bag of
@@ -55,12 +55,13 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
 
+    from common import dist
     from common.data.stream import evaluation_loader
     from common.models.weight_files import weights_sha256
-    from tokenizer.inference import load_model, start_process
+    from tokenizer.inference import load_model
 
     torch.backends.cudnn.allow_tf32 = False  # it moves features, and with them codes
-    device = start_process(args.device)
+    device = dist.start_process(args.device)
     model, folder = load_model(args.model, device)
     size = model.config.grid[0] * model.encoder.patch_size
     loader = evaluation_loader(args.images, size, args.batch_size, limit=args.limit)
@@ -148,7 +149,7 @@ def draw(
     from PIL import Image
 
     from common.data.images import ImageTransform, open_image, to_pil
-    from generation.contact_sheet import contact_sheet
+    from common.sheets import contact_sheet
 
     transform = ImageTransform(size, "center", flip=False)
     sheets = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals import command
 from evals.preflight import Need, model
-from vqrae.generate import add_drawing_arguments
+from generation import drawing
 
 
 def build_parser(prog: str, description: str | None, layout: str) -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def build_parser(prog: str, description: str | None, layout: str) -> argparse.Ar
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR", help=f"look at these instead of drawing: {layout}"
     )
-    add_drawing_arguments(parser)
+    drawing.add_arguments(parser)
     return parser
 
 

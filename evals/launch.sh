@@ -1,14 +1,14 @@
 # Sourced by every evals/run_*.sh: finds Python, adds the default output, and starts one process or several.
 #
-#   launch NAME SCRIPT.py "$@"
+#   launch NAME MODULE "$@"
 #
-# runs evals/SCRIPT.py with `--output runs/NAME` unless another is given. GPUS=8 in the environment starts eight
+# runs MODULE with `--output runs/NAME` unless another is given. GPUS=8 in the environment starts eight
 # processes; PYTHON=... names another interpreter than .venv's.
 set -euo pipefail
 repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 launch() {
-  local name="$1" script="$repo/evals/$2" argument
+  local name="$1" module="$2" argument
   shift 2
 
   local python="${PYTHON:-$repo/.venv/bin/python}"
@@ -31,7 +31,7 @@ launch() {
 
   local command=("$python")
   [ "$processes" -eq 1 ] || command+=(-m torch.distributed.run --standalone --nproc-per-node "$processes")
-  # The packages of this checkout, in whatever environment the interpreter has.
-  export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}"
-  exec "${command[@]}" "$script" "$@" ${output[@]+"${output[@]}"}
+  # The packages of this checkout, in whatever environment the interpreter has, and nothing of the folder it is called in.
+  export PYTHONPATH="$repo${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+  exec "${command[@]}" -m "$module" "$@" ${output[@]+"${output[@]}"}
 }

@@ -6,4 +6,4 @@
 #
 # DIR is runs/lmms_eval unless given. `--help` lists all options.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-launch lmms_eval lmms_run.py "$@"
+launch lmms_eval evals.lmms.run "$@"

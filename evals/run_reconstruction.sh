@@ -6,4 +6,4 @@
 #
 # DIR is runs/reconstruction unless given. `--help` lists all options.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-launch reconstruction reconstruction.py "$@"
+launch reconstruction evals.reconstruction.run "$@"

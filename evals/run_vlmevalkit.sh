@@ -6,4 +6,4 @@
 #
 # DIR is runs/vlmevalkit unless given. `--help` lists all options.
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-launch vlmevalkit vlmeval_run.py "$@"
+launch vlmevalkit evals.vlmeval.run "$@"

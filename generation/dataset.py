@@ -22,9 +22,9 @@ from common.data.order import block_counts, derive_key, locate, permuted
 from common.data.stream import training_loader
 from common.data.workers import in_workers
 from common.errors import UserError
+from generation.code_encoder import CodeEncoder
 from generation.codes import CodeFolder, CodeSample
 from generation.config import GenerationDataConfig
-from generation.encoding import CodeEncoder
 from generation.prompt import prompt_ids
 from generation.vocabulary import VisualVocabulary
 

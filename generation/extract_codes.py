@@ -21,9 +21,9 @@ from common.errors import UserError, run_cli
 
 if TYPE_CHECKING:
     from common.data.sources import IndexedSource
+    from generation.code_encoder import CodeEncoder
     from generation.codes import CodeFacts
     from generation.config import GenerationConfig, GenerationDataConfig
-    from generation.encoding import CodeEncoder
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "qwen3_0_6b.yaml"
 
@@ -64,12 +64,12 @@ def extract(config: GenerationConfig, batch_size: int, shard_size: int) -> None:
         UserError: a source can only be streamed or cannot be opened, what stands in `data.codes` is something else, or
             too many pictures cannot be read.
     """
+    from common import dist
     from common.data.sources import IndexedSource, open_source
-    from common.training import dist
     from generation.assemble import assemble_vqrae
+    from generation.code_encoder import CodeEncoder
     from generation.codes import CodeFacts
     from generation.dataset import code_folder
-    from generation.encoding import CodeEncoder
     from generation.vocabulary import vqrae_hash
 
     if config.data.codes is None:
@@ -115,9 +115,9 @@ def extract_source(
     """This rank's share of one source's missing shards: each rank takes every world-th of them."""
     from tqdm import tqdm
 
+    from common import dist
     from common.data.corrupt import CorruptCounter
     from common.data.stream import EvaluationLoader
-    from common.training import dist
     from generation.codes import MANIFEST, shard_path, write_shard
 
     _claim(folder, facts)
@@ -161,7 +161,7 @@ def _claim(folder: Path, facts: CodeFacts) -> None:
     Raises:
         UserError: it holds other codes, or cannot be made.
     """
-    from common.training import dist
+    from common import dist
     from generation.codes import MANIFEST, read_facts
 
     manifest = folder / MANIFEST

@@ -6,13 +6,13 @@ import math
 
 import torch
 
+from common import dist
 from common.data.stream import evaluation_loader
 from common.errors import UserError
-from common.training import dist
 from common.training.engine import autocast
+from generation.code_encoder import CodeEncoder
 from generation.config import GenerationConfig
 from generation.dataset import Batch, SequenceBuilder
-from generation.encoding import CodeEncoder
 from generation.objective import NextCode
 
 

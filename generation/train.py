@@ -47,17 +47,17 @@ def train(config: GenerationConfig) -> None:
 
     import torch
 
-    from common.training import dist
+    from common import dist
     from common.training.checkpoint import Checkpoints
     from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
     from common.training.run import finish_run, open_run, record_run
     from generation.assemble import assemble_generator
-    from generation.cost import Efficiency
+    from generation.code_encoder import CodeEncoder
     from generation.dataset import SequenceBuilder, training_batches
-    from generation.encoding import CodeEncoder
+    from generation.efficiency import Efficiency
     from generation.held_out import HeldOut
     from generation.objective import NextCode
-    from generation.pictures import SamplePictures
+    from generation.training_samples import SamplePictures
     from generation.training_state import TrainingState
 
     # --- The process group, the run's folder, and the models

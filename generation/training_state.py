@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import dist
 from common.data.corrupt import CorruptCounter
-from common.training import dist
 from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
 from common.training.engine import deepspeed_config, load_engine, start_engine
 from common.training.optim import constant_factor, cosine_factor, parameter_groups, with_muon

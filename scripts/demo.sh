@@ -92,7 +92,7 @@ understand() { # NAME TOWER: both stages of understanding on the features of an 
 }
 # On the original encoder, which stands for the best that can be kept.
 understand_frozen() {
-    step language_model python scripts/demo/language_model.py --world "$out/world" --out "$out/language_model"
+    step language_model python -m scripts.demo.language_model --world "$out/world" --out "$out/language_model"
     step understanding_frozen understand understanding_frozen "$out/encoder"
 }
 without_distillation() {
@@ -104,13 +104,13 @@ geneval() { # NAME OPTION...: by the exact detector of the miniature world
 }
 # What the second stage left: codes to learn from, and how good the pictures are.
 look_at_tokenizer() {
-    step text_tokenizer python scripts/demo/text_tokenizer.py --world "$out/world" --out "$out/text_tokenizer"
+    step text_tokenizer python -m scripts.demo.text_tokenizer --world "$out/world" --out "$out/text_tokenizer"
     step codes          python generation/extract_codes.py --config generation/recipes/demo.yaml
     step longer_stage1  longer_stage1
-    step report         python scripts/demo/tokenizer_report.py --demo "$out"
+    step report         python -m scripts.demo.tokenizer_report --demo "$out"
     step reconstruction bash evals/run_reconstruction.sh "$out/tokenizer_stage2/model" --images "$out/world/val" \
         --skip-fid --skip-lpips --workers 0 --output "$out/reconstruction"
-    step true_scenes    python scripts/demo/true_scenes.py --demo "$out"
+    step true_scenes    python -m scripts.demo.true_scenes --demo "$out"
     step geneval_reconstructed geneval geneval_reconstructed --pictures "$out/reconstructed_scenes" -n 1
 }
 draw() { # NAME SCALE: pictures for the prompts that were held out, and how many show what they should
@@ -119,13 +119,13 @@ draw() { # NAME SCALE: pictures for the prompts that were held out, and how many
 }
 answer() {
     # By a name of its own, since a former call may have compared the others already.
-    step "answers${ablations:+_with_ablations}" python scripts/demo/understanding_report.py --demo "$out"
+    step "answers${ablations:+_with_ablations}" python -m scripts.demo.understanding_report --demo "$out"
     [ -n "$quick" ] || step lmms_eval bash evals/run_lmms_eval.sh "$out/understanding_sft/model" \
         --questions "$out/world/val_questions.json" --batch-size 64 --output "$out/lmms_eval"
 }
 
-step world   python scripts/demo/make_world.py --out "$out/world" $world
-step encoder python scripts/demo/pretrain_encoder.py --world "$out/world" --out "$out/encoder" $encoder
+step world   python -m scripts.demo.make_world --out "$out/world" $world
+step encoder python -m scripts.demo.pretrain_encoder --world "$out/world" --out "$out/encoder" $encoder
 
 # From here on, two processes of one thread each: so small models gain little from a second one.
 export OMP_NUM_THREADS=1
@@ -146,7 +146,7 @@ beside answer.log answer &
 draw geneval 1.5
 draw geneval_no_cfg 1
 wait $!
-step pictures python scripts/demo/generation_report.py --demo "$out"
+step pictures python -m scripts.demo.generation_report --demo "$out"
 
 note_whole
-python scripts/demo/summary.py "$out/summary.json" --seconds "$seconds"
+python -m scripts.demo.summary "$out/summary.json" --seconds "$seconds"

@@ -87,7 +87,7 @@ def work(address: Any) -> None:
     connection = Client(address)
     import pair_jobs
 
-    from common.training import dist
+    from common import dist
 
     dist.start()
     connection.send(dist.rank())

@@ -13,14 +13,15 @@ import tiny
 import tiny_generator
 import torch
 
-from common.training import dist
+from common import dist
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
-from evals import geneval, reconstruction
+from evals.geneval import run as geneval
+from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
-from generation import picture_files
+from generation import picture_folder as picture_files
 from generation import train as generation_train
-from generation.generate import Generator
+from generation.generator import Generator
 from generation.sampling import Sampling
 from generation.training_state import TrainingState as GenerationState
 from tokenizer import train as tokenizer_train
@@ -87,12 +88,12 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def score_pictures(arguments: list[str]) -> None:
-    """`evals/reconstruction.py` on this rank's share of the pictures."""
+    """`evals/reconstruction/run.py` on this rank's share of the pictures."""
     reconstruction.main(arguments)
 
 
 def judge_pictures(arguments: list[str]) -> None:
-    """`evals/geneval.py`, both ranks together."""
+    """`evals/geneval/run.py`, both ranks together."""
     geneval.main(arguments)
 
 

@@ -1,6 +1,6 @@
 """Whatever is handed to the commands: it works, or ends in one line and a non-zero exit, never in a traceback.
 
-Everything goes through the surface that a user touches (`tokenizer/train.py`, `evals/reconstruction.py` and
+Everything goes through the surface that a user touches (`tokenizer/train.py`, `evals/reconstruction/run.py` and
 `vqrae reconstruct`); what the parts refuse is tested beside them.
 """
 
@@ -24,7 +24,7 @@ from common.config import dump_config
 from common.errors import run_cli
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
-from evals import reconstruction
+from evals.reconstruction import run as reconstruction
 from tokenizer import train
 from vqrae import cli
 

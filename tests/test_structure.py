@@ -87,13 +87,13 @@ def test_help_loads_no_model_library() -> None:
         "understanding.internvl",
         "generation.train",
         "generation.extract_codes",
-        "evals.geneval",
-        "evals.dpg_bench",
-        "evals.mmdet_keys",
-        "evals.reconstruction",
+        "evals.geneval.run",
+        "evals.dpg.run",
+        "evals.detectors.mmdet_keys",
+        "evals.reconstruction.run",
         "evals.cluster_figure",
-        "evals.lmms_run",
-        "evals.vlmeval_run",
+        "evals.lmms.run",
+        "evals.vlmeval.run",
     )
     for module in (*scripts, "vqrae.cli"):
         command = f"from {module} import main; main()"

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common import dist
 from common.data.images import to_float
 from common.data.stream import training_loader
 from common.errors import UserError
 from common.models.quantizer import SimVQ, nearest_codes
 from common.models.vqrae import VQRAE
-from common.training import dist
 from common.training.engine import autocast
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from common import dist
 from common.data.images import to_float, to_pil
 from common.data.stream import evaluation_loader
+from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
-from common.training import dist
 from common.training.engine import autocast
 from tokenizer.config import TokenizerConfig
-from tokenizer.reconstruction_metrics import ReconstructionMetrics
 
 
 @torch.no_grad()

@@ -1,35 +1,16 @@
-"""A trained VQRAE at work: load it, choose a device, and put pictures of any size through it."""
+"""A trained VQRAE at work: load it, and put pictures of any size through it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from common.errors import UserError
 from common.models.vision_encoder import Grid
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import load_vqrae
-from common.training import dist
-
-
-def start_process(requested: str) -> torch.device:
-    """This process' device; joins the group that `torchrun` announces in the environment, if any."""
-    name = requested if requested != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type == "cuda":
-            local = int(os.environ.get("LOCAL_RANK", "0"))
-            device = torch.device("cuda", local if device.index is None else device.index)
-            torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
-    dist.join(device)
-    return device
 
 
 def load_model(source: str, device: torch.device | str = "cpu") -> tuple[VQRAE, Path]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.training import dist
+from common import dist
 
 
 def reconstruction_l2(reconstruction: Tensor, pixels: Tensor) -> Tensor:

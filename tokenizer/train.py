@@ -46,11 +46,11 @@ def train(config: TokenizerConfig) -> None:
     """
     import torch
 
+    from common import dist
     from common.data.images import to_float
     from common.data.stream import training_loader
-    from common.training import dist
+    from common.metrics.code_usage import CodeUsage
     from common.training.checkpoint import Checkpoints
-    from common.training.code_usage import CodeUsage
     from common.training.engine import autocast
     from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
     from common.training.run import finish_run, open_run, record_run

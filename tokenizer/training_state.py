@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from common import dist
 from common.data.corrupt import CorruptCounter
 from common.models.vqrae import VQRAE
-from common.training import dist
 from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
 from common.training.ema import ShardedEMA
 from common.training.engine import deepspeed_config, load_engine, start_engine

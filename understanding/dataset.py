@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import dist
 from common.errors import UserError
-from common.training import dist
 from understanding.annotations import Annotations
 from understanding.config import ConversationSource
 from understanding.conversation import BadSample, Conversation, Encoded, encode, read_conversation

@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlavaProcessor
 
+from common import dist
 from common.errors import UserError, one_line
 from common.models.vision_encoder import VisionEncoder
-from common.training import dist
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
 from understanding.model import LanguageSide, numel
 from understanding.templates import TEMPLATES

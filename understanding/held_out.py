@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaProcessor
 
+from common import dist
 from common.models.vision_encoder import VisionEncoder
-from common.training import dist
 from common.training.engine import autocast
 from understanding.assemble import assemble_dataset, read_features
 from understanding.batches import Batch, read_batch

@@ -46,14 +46,14 @@ def train(config: UnderstandingConfig) -> None:
     """
     import torch
 
-    from common.training import dist
+    from common import dist
     from common.training.checkpoint import Checkpoints
     from common.training.engine import deepspeed_config
     from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
     from common.training.run import open_run, record_run
     from understanding import assemble
     from understanding.batches import training_batches
-    from understanding.cost import Efficiency
+    from understanding.efficiency import Efficiency
     from understanding.export import export_model, save_adapter
     from understanding.held_out import HeldOut
     from understanding.projector_start import standardize

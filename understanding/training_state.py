@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common import dist
 from common.data.corrupt import CorruptCounter
 from common.errors import UserError
 from common.models.vision_encoder import VisionEncoder
-from common.training import dist
 from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
 from common.training.engine import load_engine, start_engine
 from common.training.optim import cosine_factor, parameter_groups, with_muon

@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
+from common import dist
 from common.errors import UserError, one_line
 from common.models.vision_encoder import VisionEncoder
 from common.models.weight_files import (
@@ -34,7 +35,6 @@ from common.models.weight_files import (
     resolve_folder,
     stored_tensors,
 )
-from common.training import dist
 from common.training.engine import Precision
 from understanding.config import ModelConfig
 from understanding.lora import add_adapters, plain_name
@@ -93,7 +93,7 @@ def build_language_side(
     if zero3 is None:
         _fill(side.llava, stored, dtype, torch.device(device), None)
     else:
-        from understanding.partition import Partition, save_memory
+        from common.language.partition import Partition, save_memory
 
         _fill(side.llava, stored, dtype, torch.device(device), Partition(zero3))
         save_memory(side)

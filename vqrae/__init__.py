@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.models.vqrae import VQRAE, VQRAEConfig
-    from generation.generate import Generator
+    from generation.generator import Generator
     from generation.sampling import Sampling
 
 __all__ = ["VQRAE", "Generator", "Sampling", "VQRAEConfig", "__version__"]
@@ -26,7 +26,7 @@ __all__ = ["VQRAE", "Generator", "Sampling", "VQRAEConfig", "__version__"]
 HOMES = {
     "VQRAE": "common.models.vqrae",
     "VQRAEConfig": "common.models.vqrae",
-    "Generator": "generation.generate",
+    "Generator": "generation.generator",
     "Sampling": "generation.sampling",
 }
 

@@ -56,10 +56,10 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def open_model(arguments: argparse.Namespace) -> ChatModel:
-    from tokenizer.inference import start_process
+    from common import dist
     from understanding.chat import load
 
-    return load(arguments.model, start_process(arguments.device))
+    return load(arguments.model, dist.start_process(arguments.device))
 
 
 def first_messages(arguments: argparse.Namespace) -> list[dict[str, str]]:

@@ -45,10 +45,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
+    from common import dist
     from common.data.images import CorruptImage, open_image, to_pil
-    from tokenizer.inference import load_model, start_process
+    from tokenizer.inference import load_model
 
-    device = start_process(arguments.device)
+    device = dist.start_process(arguments.device)
     model, _ = load_model(arguments.checkpoint, device)
     size = _checked_size(arguments.size, model)
     written, single = 0, not arguments.source.is_dir()

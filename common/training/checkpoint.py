@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from common import dist
 from common.config import configclass
 from common.errors import UserError, one_line
-from common.training import dist
 
 LATEST = "latest"
 

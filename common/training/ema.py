@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from common.training import dist
+from common import dist
 
 MAX_DECAY = 0.999
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common import dist
 from common.config import configclass
 from common.errors import UserError
-from common.training import dist
 
 
 class NonFiniteLoss(UserError):

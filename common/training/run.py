@@ -21,9 +21,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from common import dist
 from common.config import dump_config
 from common.errors import UserError, one_line
-from common.training import dist
 
 REPORTED = (
     "vqrae",

@@ -14,7 +14,9 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
-from scenes import COLORS, SHAPES, SPLITS, Scene, Thing
+
+from evals.detectors.world_shapes import COLORS, SHAPES
+from scripts.demo.scenes import SPLITS, Scene, Thing
 
 Metadata = dict[str, Any]
 Box = tuple[float, float, float, float]

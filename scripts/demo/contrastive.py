@@ -24,7 +24,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from contrastive_views import (
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, mse_loss, normalize, pixel_unshuffle
+from tqdm import tqdm
+
+from scripts.demo.contrastive_views import (
     GRID,
     PLACES,
     TEXT_LENGTH,
@@ -36,10 +40,7 @@ from contrastive_views import (
     tokenize,
     window_batches,
 )
-from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, mse_loss, normalize, pixel_unshuffle
-from tqdm import tqdm
-from world import World
+from scripts.demo.world import World
 
 if TYPE_CHECKING:
     from transformers import SiglipModel

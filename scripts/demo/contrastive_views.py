@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from captions import describe, describe_one
-from scenes import COLORS, SHAPES, Thing
 from torch import Tensor
-from world import World
+
+from evals.detectors.world_shapes import COLORS, SHAPES
+from scripts.demo.captions import describe, describe_one
+from scripts.demo.scenes import Thing
+from scripts.demo.world import World
 
 # Word-level: words that tell nothing here (a, photo, of, at, the, and ...) are left out. 0 pads.
 PLACES = ("top", "bottom", "left", "right", "center")

@@ -1,6 +1,6 @@
 """What the miniature generator reached: the scores of GenEval's rules, its rate, and a sheet of its pictures.
 
-    python scripts/demo/generation_report.py --demo runs/demo
+    python -m scripts.demo.generation_report --demo runs/demo
 
 Reads the `results.json` files that the evaluations have written; draws only to measure the rate. Writes the sections
 `generation` and `evaluations` of summary.json, and generated.png: a few prompts of each kind, all unseen in training.
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from summary import merge
 
 from common.errors import UserError, run_cli
-from evals.geneval_prompts import described_prompts
-from evals.geneval_rules import TAGS
-from generation.contact_sheet import contact_sheet
-from generation.generate import Generator
+from common.sheets import contact_sheet
+from evals.geneval.prompts import described_prompts
+from evals.geneval.rules import TAGS
+from generation.generator import Generator
 from generation.sampling import Sampling
+from scripts.demo.summary import merge
 
 TIMED = 64  # pictures
 SHOWN_PROMPTS, SHOWN_PICTURES = 3, 8  # of each tag

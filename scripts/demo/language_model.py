@@ -1,6 +1,6 @@
 """Train the demo's language model from scratch, on the miniature world's captions: text alone, no picture.
 
-    python scripts/demo/language_model.py --world runs/demo/world --out runs/demo/language_model
+    python -m scripts.demo.language_model --world runs/demo/world --out runs/demo/language_model
 
 It writes a plain transformers folder with its text tokenizer: the rest of the demo treats it as it would treat a
 downloaded Qwen. Its shape is the one that understanding's recipe states.
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pretrain_encoder import has_bfloat16
-from text_tokenizer import learn
 from torch import Tensor
 from tqdm import tqdm
 
 from common.config import load_config
 from common.errors import UserError, run_cli
+from scripts.demo.pretrain_encoder import has_bfloat16
+from scripts.demo.text_tokenizer import learn
 
 RECIPE = Path(__file__).parents[2] / "understanding" / "recipes" / "demo_pretrain.yaml"
 CONTROLS = ("<|im_start|>", "<|im_end|>")  # of ChatML

@@ -1,6 +1,6 @@
 """Write a miniature world to a folder, in the formats that real data uses.
 
-python scripts/demo/make_world.py --out runs/demo/world
+python -m scripts.demo.make_world --out runs/demo/world
 
 train/000000.png ...     images, as is `val/`
 captions.jsonl           {"image", "caption", "tag", "description"} for each training image
@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from captions import Metadata, captions, choose_caption, describe, held_out
 from PIL import Image, ImageDraw
-from questions import conversations
-from scenes import SPLITS, Scene, make_scene, render
 from tqdm import tqdm
 
 from common.errors import UserError, run_cli
+from scripts.demo.captions import Metadata, captions, choose_caption, describe, held_out
+from scripts.demo.questions import conversations
+from scripts.demo.scenes import SPLITS, Scene, make_scene, render
 
 SHARD_LENGTH = 1000  # images in a shard
 ROUNDS = 6  # of questions about a training image: a picture costs more tokens than several answers about it

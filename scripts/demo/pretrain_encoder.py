@@ -1,6 +1,6 @@
 """Train the demo's "foundation model": a small SigLIP on the miniature world's pictures and descriptions.
 
-    python scripts/demo/pretrain_encoder.py --world runs/demo/world --out runs/demo/encoder
+    python -m scripts.demo.pretrain_encoder --world runs/demo/world --out runs/demo/encoder
 
 Only the vision part is kept, as a plain `SiglipVisionModel` folder: the rest of the demo treats it as it would
 treat a downloaded encoder. `pretraining.json` beside it says how well it learned: the share of held-out pictures
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from contrastive import build_model, retrieval_accuracy, train
-from contrastive_views import GRID
-from probe import encode, fit_probe
 from torch import Tensor
-from world import read_world
 
 from common.errors import UserError, run_cli
+from scripts.demo.contrastive import build_model, retrieval_accuracy, train
+from scripts.demo.contrastive_views import GRID
+from scripts.demo.probe import encode, fit_probe
+from scripts.demo.world import read_world
 
 if TYPE_CHECKING:
     from transformers import SiglipModel

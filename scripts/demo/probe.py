@@ -1,6 +1,6 @@
 """A linear probe for shape and colour: what can be read, linearly, from an encoder's features at each object.
 
-    python scripts/demo/probe.py --world runs/demo/world --encoder runs/demo/encoder --apply runs/demo/stage2
+    python -m scripts.demo.probe --world runs/demo/world --encoder runs/demo/encoder --apply runs/demo/stage2
 
 fits two logistic regressions on the training images' features of `--encoder`, then measures them, unchanged, on
 the validation images: once with the same encoder, once with each folder of `--apply`. If the second accuracy
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from scenes import COLORS, SHAPES, Scene
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from common.errors import run_cli
+from evals.detectors.world_shapes import COLORS, SHAPES
+from scripts.demo.scenes import Scene
 
 WEIGHT_DECAY = 1e-4  # on the classifiers' weights, features standardised
 ITERATIONS = 200  # of L-BFGS at most
@@ -125,7 +126,7 @@ def load_features(folder: Path) -> Callable[[Tensor], Tensor]:
 
 
 def main() -> None:
-    from world import read_world
+    from scripts.demo.world import read_world
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

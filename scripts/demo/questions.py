@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from captions import RELATIONS, a, plural, relations
-from scenes import COLORS, SHAPES, Scene, Thing
+
+from evals.detectors.world_shapes import COLORS, SHAPES
+from scripts.demo.captions import RELATIONS, a, plural, relations
+from scripts.demo.scenes import Scene, Thing
 
 KINDS = ("shape", "color", "count", "where", "exists", "relation")
 DEAD_ZONE = 1 / 16  # share of the side on each side of a middle line where `where` is not asked

@@ -9,39 +9,19 @@ is behind it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "cross")
-
-# GenEval's ten colours, RGB in [0, 255], spread so that the two nearest (orange and yellow) are 90 apart.
-PALETTE: dict[str, tuple[int, int, int]] = {
-    "red": (220, 30, 30),
-    "orange": (255, 140, 0),
-    "yellow": (250, 225, 40),
-    "green": (30, 150, 50),
-    "blue": (35, 80, 220),
-    "purple": (130, 40, 180),
-    "pink": (255, 130, 190),
-    "brown": (130, 70, 20),
-    "black": (10, 10, 10),
-    "white": (252, 252, 252),
-}
-COLORS = tuple(PALETTE)
-CONTRAST = 70.0  # smallest RGB distance between a background pixel and a palette colour
+from evals.detectors.world_shapes import BASE_SIZE, COLORS, OBJECT_SIZES, PALETTE, SHAPES, shape_mask
 
 SPLITS = {"train": 0, "val": 1}
 KINDS = ("single", "same", "pair", "mixed")
 # single: one object; same: 2 to 4 of one shape; pair: two different shapes; mixed: 3 or 4 of at least two shapes.
 KIND_WEIGHTS = (0.2, 0.2, 0.45, 0.15)
 
-BASE_SIZE = 32  # px; the side for which the two lengths below are given, other sides scale them
-OBJECT_SIZES = (9, 13)
 GAP = 3  # px of background between two boxes
 MARGIN = 1  # px of background around the picture: its border shows no object
-SUPERSAMPLING = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,26 +85,6 @@ class Scene:
                 Thing(**{k: v for k, v in thing.items() if k != "box"}) for thing in record["things"]
             ),
         )
-
-
-@cache
-def shape_mask(shape: str, size: int) -> np.ndarray:
-    """Antialiased coverage of a shape in its box: (size, size) float32 in [0, 1]. Cached; do not write to it."""
-    fine = (np.arange(size * SUPERSAMPLING) + 0.5) / (size * SUPERSAMPLING)  # in [0, 1]
-    x, y = fine[None, :], fine[:, None]
-    if shape == "circle":
-        inside = (x - 0.5) ** 2 + (y - 0.5) ** 2 <= 0.25
-    elif shape == "square":
-        inside = np.ones((fine.size, fine.size), bool)
-    elif shape == "triangle":
-        inside = np.abs(x - 0.5) <= y / 2
-    elif shape == "cross":
-        inside = (np.abs(x - 0.5) <= 1 / 6) | (np.abs(y - 0.5) <= 1 / 6)
-    else:
-        raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, got {shape!r}")
-    mask = inside.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING).mean((1, 3)).astype(np.float32)
-    mask.setflags(write=False)
-    return mask
 
 
 def render(scene: Scene) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A text tokenizer for the miniature world: Qwen's kind (byte-level BPE), with merges from the world's captions.
 
-    python scripts/demo/text_tokenizer.py --world runs/demo/world --out runs/demo/text_tokenizer
+    python -m scripts.demo.text_tokenizer --world runs/demo/world --out runs/demo/text_tokenizer
 
 Any text has ids, since every byte is a token; the words of the captions are nearly all one token each.
 """

@@ -1,6 +1,6 @@
 """What the miniature tokenizer reached on held-out scenes.
 
-    python scripts/demo/tokenizer_report.py --demo runs/demo
+    python -m scripts.demo.tokenizer_report --demo runs/demo
 
 Compares stage 1, stage 1 continued for as long as stage 2 took, and stage 2: PSNR, SSIM, codebook usage, the
 share of true scenes that the exact detector still recognises after reconstruction, and a linear probe fitted on
@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detector import detected_share
-from probe import encode, fit_probe
-from summary import merge
 from torch import Tensor
-from world import World, read_world
 
 from common.data.images import to_float
 from common.errors import run_cli
+from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import load_vqrae
+from scripts.demo.detected import detected_share
+from scripts.demo.probe import encode, fit_probe
+from scripts.demo.summary import merge
+from scripts.demo.world import World, read_world
 from tokenizer.held_out import rows_sheet
 from tokenizer.inference import reconstruct
-from tokenizer.reconstruction_metrics import ReconstructionMetrics
 
 FITTED_ON = 2000  # training images for the probe
 SHOWN = 12

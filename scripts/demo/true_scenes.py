@@ -1,6 +1,6 @@
 """True scenes as the tokenizer reconstructs them, laid out as GenEval's pictures: what the tokenizer itself loses.
 
-    python scripts/demo/true_scenes.py --demo runs/demo
+    python -m scripts.demo.true_scenes --demo runs/demo
 
 Each held-out scene stands once for each prompt that is true of it. No generator can be expected to score higher on
 pictures that pass through the same codes.
@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from captions import captions
-from world import read_world
-
 from common.data.images import to_float, to_pil, to_uint8
 from common.errors import run_cli
 from common.models.vqrae_loading import load_vqrae
-from evals.geneval_prompts import Prompt, write_metadata
+from evals.geneval.prompts import Prompt, write_metadata
+from scripts.demo.captions import captions
+from scripts.demo.world import read_world
 from tokenizer.inference import reconstruct
 
 SCENES = 300

@@ -1,6 +1,6 @@
 """What the miniature language model sees: held-out questions, answered by greedy generation, and compared exactly.
 
-    python scripts/demo/understanding_report.py --demo runs/demo
+    python -m scripts.demo.understanding_report --demo runs/demo
 
 Compares the model on stage 2's encoder with the one on the frozen original encoder, trained alike, and, where there
 is one, with the one on an encoder that learned without distillation. Every question is asked after the true turns
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from summary import merge
 from tqdm import tqdm
 
 from common.data.images import open_image
 from common.errors import UserError, run_cli
+from scripts.demo.summary import merge
 from understanding.chat import ChatModel, load
 from understanding.sheet import Answer, answer_sheet
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scenes import Scene
 
 from common.errors import UserError
+from scripts.demo.scenes import Scene
 
 
 @dataclass(frozen=True, kw_only=True)

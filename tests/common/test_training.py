@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from common import operator_locks
 from common.errors import UserError
-from common.training import operator_locks
+from common.metrics.code_usage import CodeUsage
 from common.training.checkpoint import Checkpoints, read_state
-from common.training.code_usage import CodeUsage
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import LoggingConfig, NonFiniteLoss, Reporter, Terms

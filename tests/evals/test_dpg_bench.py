@@ -18,11 +18,12 @@ from PIL import Image
 from tiny_chat import write_chat_model
 
 from common.errors import UserError
-from evals import dpg_bench, dpg_judges
-from evals.dpg_answers import ask_waiting, read_answers
-from evals.dpg_judges import ChatJudge, grid_of, tiles
-from evals.dpg_report import protocol
-from evals.dpg_rules import cascade, item_score, read_items, scores
+from evals.dpg import judges as dpg_judges
+from evals.dpg import run as dpg_bench
+from evals.dpg.answers import ask_waiting, read_answers
+from evals.dpg.judges import ChatJudge, grid_of, tiles
+from evals.dpg.report import protocol
+from evals.dpg.rules import cascade, item_score, read_items, scores
 
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"

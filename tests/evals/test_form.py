@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from evals import preflight, reconstruction, results, targets
+from evals import preflight, results, targets
+from evals.reconstruction import run as reconstruction
 from evals.results import Results
 
 REPO = Path(__file__).parents[2]
@@ -207,7 +208,7 @@ def test_launcher_passes_arguments_and_adds_the_default_output(tmp_path: Path) -
     echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     echo.chmod(0o755)
     wrapper = REPO / "evals" / "run_reconstruction.sh"
-    script = f"{REPO}/evals/reconstruction.py"
+    script = f"{REPO}/evals/reconstruction/run.py"
     default = run(wrapper, "a model", "--size", "8", PYTHON=str(echo), GPUS="1").stdout.splitlines()
     assert default == [script, "a model", "--size", "8", "--output", f"{REPO}/runs/reconstruction"]
     for chosen in (["--output", "here"], ["--output=here"]):

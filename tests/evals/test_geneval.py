@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,14 @@ from PIL import Image
 from scipy import stats
 
 from common.errors import UserError
-from evals import geneval, world_detector
 from evals.bootstrap import intervals
 from evals.command import spread
-from evals.geneval_prompts import OFFICIAL_SHA256, described_prompts, read_prompts, sha256_of
-from evals.geneval_rules import TAGS, Detection
-
-sys.path.insert(0, str(world_detector.DEMO))
-import captions
-import scenes
+from evals.detectors import world
+from evals.detectors.detection import Detection
+from evals.geneval import run as geneval
+from evals.geneval.prompts import OFFICIAL_SHA256, described_prompts, read_prompts, sha256_of
+from evals.geneval.rules import TAGS
+from scripts.demo import captions, scenes
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +91,13 @@ def test_a_call_that_was_stopped_looks_at_nothing_twice(
 ) -> None:
     first = run(own, tmp_path)
     looked: list[np.ndarray] = []
-    detect = world_detector.WorldDetector.detect
+    detect = world.WorldDetector.detect
 
-    def watched(self: world_detector.WorldDetector, picture: Image.Image) -> list[Detection]:
+    def watched(self: world.WorldDetector, picture: Image.Image) -> list[Detection]:
         looked.append(np.asarray(picture))
         return detect(self, picture)
 
-    monkeypatch.setattr(world_detector.WorldDetector, "detect", watched)
+    monkeypatch.setattr(world.WorldDetector, "detect", watched)
     assert run(own, tmp_path)["scores"] == first["scores"] and not looked
     (tmp_path / "detections" / "00003" / "0001.json").write_text('{"half": ')
     run(own, tmp_path)

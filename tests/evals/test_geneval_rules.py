@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from evals.geneval_rules import TAGS, Detection, judge, keep, overlap, relations, tag_scores
+from evals.detectors.detection import Detection
+from evals.geneval.rules import TAGS, judge, keep, overlap, relations, tag_scores
 
 LEFT, RIGHT, TOP, BOTTOM = (0, 40, 20, 60), (80, 40, 100, 60), (40, 0, 60, 20), (40, 80, 60, 100)
 MIDDLE = (40, 40, 60, 60)

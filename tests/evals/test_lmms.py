@@ -11,7 +11,7 @@ import tiny
 from tiny_chat import write_chat_model
 
 from common.errors import UserError
-from evals import lmms_run
+from evals.lmms import run as lmms_run
 from understanding.chat import ChatModel
 
 pytest.importorskip("lmms_eval", reason="the extra `evals` is not installed")
@@ -110,7 +110,7 @@ def test_photographs_and_a_right_answer(
 def test_a_task_without_a_score_is_a_failure(
     model: Path, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evals import lmms_questions
+    from evals.lmms import questions as lmms_questions
 
     monkeypatch.setattr(lmms_questions, "percentage", lambda hits: float("nan"))
     with pytest.raises(UserError, match="ended without a score"):
@@ -124,8 +124,8 @@ def test_unknown_tasks_are_named(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_papers_tasks_are_those_of_the_installed_version() -> None:
-    from evals.lmms_session import known_tasks
-    from evals.lmms_tasks import PAPER_TASKS
+    from evals.lmms.session import known_tasks
+    from evals.lmms.tasks import PAPER_TASKS
 
     for name, task in PAPER_TASKS.items():
         config = known_tasks()._get_config(name)

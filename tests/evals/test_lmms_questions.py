@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from evals import lmms_questions, lmms_run, targets
+from evals import targets
 from evals.answers import Answers, answer_key, model_digest
-from evals.lmms_tasks import PAPER_TASKS, read_scores
+from evals.lmms import questions as lmms_questions
+from evals.lmms import run as lmms_run
+from evals.lmms.tasks import PAPER_TASKS, read_scores
 
 MESSAGES = [{"role": "user", "content": "<image>\nWhat is it?"}]
 SETTINGS = {"max_new_tokens": 4, "temperature": 0.0, "until": ["\n\n"]}

@@ -24,10 +24,11 @@ from transformers import (
 from transformers.models.swin.modeling_swin import SwinPatchMerging
 
 from common.errors import UserError
-from evals import geneval, mmdet_keys
-from evals.clip_colors import COLORS, TEMPLATES, ColorNamer, object_crop
-from evals.coco_classes import CLASSES
-from evals.mask2former_detector import MEAN, Mask2FormerDetector, prepared
+from evals.detectors import mmdet_keys
+from evals.detectors.clip_colors import COLORS, TEMPLATES, ColorNamer, object_crop
+from evals.detectors.coco_classes import CLASSES
+from evals.detectors.mask2former import MEAN, Mask2FormerDetector, prepared
+from evals.geneval import run as geneval
 
 # ---- preparation -----------------------------------------------------------------------------------------
 

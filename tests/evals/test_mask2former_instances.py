@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evals.mask2former_instances import instances, mask_logits_at, tight_boxes
+from evals.detectors.mask2former_instances import instances, mask_logits_at, tight_boxes
 
 
 def bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

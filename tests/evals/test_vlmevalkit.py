@@ -20,7 +20,8 @@ import tiny
 from tiny_chat import write_chat_model
 
 from common.errors import UserError
-from evals import targets, vlmeval_run
+from evals import targets
+from evals.vlmeval import run as vlmeval_run
 
 REPO = Path(__file__).parents[2]
 STUB = {

@@ -13,6 +13,7 @@ import torch
 
 from common.errors import UserError
 from generation.assemble import assemble_generator
+from generation.code_encoder import CodeEncoder
 from generation.codes import open_shard
 from generation.dataset import (
     Batch,
@@ -22,7 +23,6 @@ from generation.dataset import (
     sequence,
     training_batches,
 )
-from generation.encoding import CodeEncoder
 from generation.extract_codes import extract
 from generation.model_folder import GeneratorFolder
 

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Where `python scripts/demo/...` finds its neighbours.
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "demo"))
-
-import make_world
-import scenes
+from scripts.demo import make_world, scenes
 
 
 @pytest.fixture(scope="session")

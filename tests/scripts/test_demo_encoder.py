@@ -6,16 +6,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import contrastive
-import contrastive_views
 import numpy as np
-import probe
 import pytest
-import scenes
 import torch
-import world
-from captions import describe
-from pretrain_encoder import save_vision_part
+
+from evals.detectors import world_shapes
+from scripts.demo import contrastive, contrastive_views, probe, scenes, world
+from scripts.demo.captions import describe
+from scripts.demo.pretrain_encoder import save_vision_part
 
 
 def test_the_probe_reads_what_is_in_the_features(world_folder: Path) -> None:
@@ -123,7 +121,9 @@ def test_descriptions_fit_the_text_tower(many_scenes: list[scenes.Scene]) -> Non
     ids = contrastive_views.tokenize([describe(scene, rng) for scene in many_scenes])
     assert (ids[:, -1] == 0).all()
     # What is left out says nothing: as many shapes and colours remain as there are objects.
-    shapes = torch.isin(ids, torch.tensor([contrastive_views.TOKEN[shape] for shape in scenes.SHAPES])).sum(1)
+    shapes = torch.isin(
+        ids, torch.tensor([contrastive_views.TOKEN[shape] for shape in world_shapes.SHAPES])
+    ).sum(1)
     assert shapes.tolist() == [len(scene.things) for scene in many_scenes]
 
 

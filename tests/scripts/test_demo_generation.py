@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import generation_report
 import pytest
-import true_scenes
 from PIL import Image
 
 from common.errors import UserError
-from evals.geneval_prompts import described_prompts, find_pictures
-from evals.geneval_rules import TAGS, judge
-from evals.world_detector import WorldDetector
+from evals.detectors.world import WorldDetector
+from evals.geneval.prompts import described_prompts, find_pictures
+from evals.geneval.rules import TAGS, judge
+from scripts.demo import generation_report, true_scenes
 
 
 def test_true_scenes_are_right_where_nothing_is_lost(

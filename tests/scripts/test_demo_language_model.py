@@ -6,15 +6,15 @@ import json
 import sys
 from pathlib import Path
 
-import language_model
 import pytest
-import understanding_report as report
-from captions import NUMBERS
-from scenes import COLORS, SHAPES
-from text_tokenizer import learn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import UserError
+from evals.detectors.world_shapes import COLORS, SHAPES
+from scripts.demo import language_model
+from scripts.demo import understanding_report as report
+from scripts.demo.captions import NUMBERS
+from scripts.demo.text_tokenizer import learn
 
 
 def test_it_writes_a_plain_folder(

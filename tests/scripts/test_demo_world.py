@@ -10,15 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import make_world
 import numpy as np
 import pytest
-import questions
-import scenes
-import world
-from captions import all_prompts, captions, held_out, holds, position, relations
 
 from common.errors import UserError
+from evals.detectors import world_shapes
+from scripts.demo import make_world, questions, scenes, world
+from scripts.demo.captions import all_prompts, captions, held_out, holds, position, relations
 
 SEED = 7  # that of `many_scenes` and `world_folder` too
 
@@ -55,16 +53,16 @@ def test_objects_keep_their_distance(size: int) -> None:
 
 
 def test_every_palette_colour_differs_from_every_background() -> None:
-    palette = np.array(list(scenes.PALETTE.values()), float)
+    palette = np.array(list(world_shapes.PALETTE.values()), float)
     for index in range(300):
         ground = scenes.make_scene(index, seed=SEED).background.draw(32).reshape(-1, 1, 3)
-        assert np.linalg.norm(ground - palette, axis=-1).min() >= scenes.CONTRAST
+        assert np.linalg.norm(ground - palette, axis=-1).min() >= world_shapes.CONTRAST
 
 
 def test_the_world_has_everything_captions_speak_of(many_scenes: list[scenes.Scene]) -> None:
     things = [thing for scene in many_scenes for thing in scene.things]
-    assert {thing.shape for thing in things} == set(scenes.SHAPES)
-    assert {thing.color for thing in things} == set(scenes.COLORS)
+    assert {thing.shape for thing in things} == set(world_shapes.SHAPES)
+    assert {thing.color for thing in things} == set(world_shapes.COLORS)
     assert {len(scene.things) for scene in many_scenes} == {1, 2, 3, 4}
     same = Counter(len(scene.things) for scene in many_scenes if scene.kind == "same")
     assert set(same) == {2, 3, 4} and min(same.values()) > 20
@@ -172,7 +170,7 @@ def test_answers_are_balanced_and_true(many_scenes: list[scenes.Scene]) -> None:
     for counted in answers.values():
         assert len(set(counted.values())) == 1 and min(counted.values()) > 20
     assert set(answers["count"]) == {"1", "2", "3", "4"}
-    assert set(answers["color"]) == set(scenes.COLORS)
+    assert set(answers["color"]) == set(world_shapes.COLORS)
 
 
 def true_answer(kind: str, words: list[str], scene: scenes.Scene) -> str:

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from common.models.vqrae import VQRAE
-from evals import reconstruction
+from evals.reconstruction import run as reconstruction
 from tokenizer.train import train
 
 

@@ -1,0 +1,1 @@
+"""What jobs with a causal language model share: strict loading, the loss, ZeRO-3 from the first byte on."""

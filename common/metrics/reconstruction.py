@@ -1,0 +1,158 @@
+"""How well a tokenizer reconstructs: PSNR, SSIM, LPIPS, rFID, and how it uses its codebook, over a whole set.
+
+Both images are rounded (not truncated) to 8 bits first, as they would be if written to files. Every rank
+keeps sums in float64 and integer counts, and they are added up once, in `compute`: a rank with a short last
+batch, or with no image at all, neither waits nor weighs more than its images. SSIM and FID are torchmetrics'.
+
+Legend: B images, h x w token grid, K codes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common import dist
+from common.data.images import to_float, to_uint8
+from common.metrics.code_usage import CodeUsage
+
+PSNR_CEILING = 100.0
+"""dB given to an image whose 8-bit reconstruction is identical, where the ratio is infinite and so would be
+the mean. A single wrong step in one channel of a 256 px image is 101 dB."""
+
+FID_SUMS = [
+    f"{kind}_features_{part}" for kind in ("real", "fake") for part in ("sum", "cov_sum", "num_samples")
+]
+"""The state of torchmetrics' FID."""
+
+
+class ReconstructionMetrics:
+    """Scores of a set of images; the same object serves training's held-out evaluation and `reconstruct.py`.
+
+    Args:
+        codebook_size: K.
+        device: where sums live; with NCCL, this rank's GPU.
+        lpips: `tokenizer.perceptual.Lpips`, (B, 3, H, W) in [0, 1], twice -> (B,); None leaves LPIPS out.
+        inception: `tokenizer.pretrained.load_inception_fid`, uint8 (B, 3, H, W) -> (B, F); None leaves rFID
+            out.
+        ssim_range_2: also report `ssim_data_range_2`, the SSIM of [0, 1] images computed as though they
+            spanned [-1, 1]. It is too high; some published numbers are of this kind.
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        lpips: nn.Module | None = None,
+        inception: nn.Module | None = None,
+        ssim_range_2: bool = False,
+    ) -> None:
+        self.device, self.lpips, self.ssim_range_2 = torch.device(device), lpips, ssim_range_2
+        self.code_usage = CodeUsage(codebook_size, self.device)
+        self.names = ["psnr", "ssim"]
+        self.names += ["lpips"] if lpips is not None else []
+        self.names += ["ssim_data_range_2"] if ssim_range_2 else []
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
+        self.images = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.fid = _fid(inception, self.device) if inception is not None else None
+
+    @torch.no_grad()
+    def update(self, pixels: Tensor, reconstruction: Tensor, codes: Tensor | None) -> dict[str, Tensor]:
+        """Add B images of this rank and return their own scores, name -> (B,) float64.
+
+        Args:
+            pixels, reconstruction: (B, 3, H, W), float in [0, 1] (what lies outside is clamped) or uint8.
+            codes: (B, h, w) int64 in [0, K), or None for a model without a quantizer.
+        """
+        original, rebuilt = (x if x.dtype == torch.uint8 else to_uint8(x) for x in (pixels, reconstruction))
+        scores = image_scores(original, rebuilt, self.ssim_range_2)
+        if self.lpips is not None:
+            scores["lpips"] = self.lpips(to_float(rebuilt), to_float(original)).double()
+        self.sums += torch.stack([scores[name].sum() for name in self.names])
+        self.images += len(original)
+        if self.fid is not None:
+            self.fid.update(original, real=True)
+            self.fid.update(rebuilt, real=False)
+        if codes is not None:
+            self.code_usage.update(codes)
+        return scores
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, float | int]:
+        """The scores of all ranks' images; every rank calls it and gets the same.
+
+        Returns:
+            images, psnr (dB), ssim, [lpips, rfid,] and, where codes were given, those of `CodeUsage.compute`.
+
+        Raises:
+            ValueError: no image at all, or fewer than two for rFID.
+        """
+        images = int(dist.sum_(self.images.clone()))
+        if images == 0:
+            raise ValueError("no image was scored")
+        means = dist.sum_(self.sums.clone()) / images
+        result: dict[str, float | int] = {"images": images}
+        result |= dict(zip(self.names, means.tolist(), strict=True))
+        if self.fid is not None:
+            result["rfid"] = self._compute_fid(images)
+        code_usage = self.code_usage.compute()
+        return result | (code_usage if code_usage["tokens_per_code"] else {})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """This rank's sums and counts, on the CPU."""
+        return {name: tensor.cpu().clone() for name, tensor in self._state().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from those of metrics built alike."""
+        for name, tensor in self._state().items():
+            tensor.copy_(state[name])
+
+    def _state(self) -> dict[str, Tensor]:
+        own = {"sums": self.sums, "images": self.images, "codes": self.code_usage.counts}
+        return own | ({name: getattr(self.fid, name) for name in FID_SUMS} if self.fid is not None else {})
+
+    def _compute_fid(self, images: int) -> float:
+        """torchmetrics' distance on sums added up here: its own summing fails on a rank without images."""
+        assert self.fid is not None
+        if images < 2:
+            raise ValueError("rFID needs at least two images")
+        local = {name: getattr(self.fid, name) for name in FID_SUMS}
+        try:
+            for name in FID_SUMS:
+                setattr(self.fid, name, dist.sum_(local[name].clone()))
+            self.fid.orig_dtype = torch.float64  # else the distance is rounded to the features' float32
+            with warnings.catch_warnings():  # a rank without images has not called `update`
+                warnings.simplefilter("ignore")
+                return float(self.fid.compute())
+        finally:
+            for name in FID_SUMS:
+                setattr(self.fid, name, local[name])
+
+
+def image_scores(original: Tensor, rebuilt: Tensor, ssim_range_2: bool = False) -> dict[str, Tensor]:
+    """PSNR in dB and SSIM of each image: uint8 (B, 3, H, W), twice -> (B,) float64; sides of at least 6 px.
+
+    In float64, since SSIM subtracts squares of means from means of squares, and GPUs may convolve in TF32.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    a, b = rebuilt.double() / 255.0, original.double() / 255.0
+    error = (a - b).square().mean(dim=(1, 2, 3))
+    scores = {"psnr": (-10.0 * torch.log10(error)).clamp_max(PSNR_CEILING)}
+    for name, data_range in (("ssim", 1.0), ("ssim_data_range_2", 2.0))[: 1 + ssim_range_2]:
+        values = ssim(a, b, data_range=data_range, reduction="none")
+        assert isinstance(values, Tensor)  # a pair only where the contrast is asked for too
+        scores[name] = values.reshape(-1)
+    return scores
+
+
+def _fid(inception: nn.Module, device: torch.device) -> Any:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    return FrechetInceptionDistance(feature=inception, sync_on_compute=False, compute_with_cache=False).to(
+        device
+    )

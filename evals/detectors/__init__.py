@@ -1,0 +1,1 @@
+"""What finds objects in pictures, behind one contract."""

@@ -1,0 +1,1 @@
+"""DPG-Bench by its original rules, for any judge."""

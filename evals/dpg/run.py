@@ -1,0 +1,131 @@
+"""DPG-Bench: do pictures show what long prompts describe, question by question?
+
+    bash evals/run_dpg_bench.sh MODEL             draw four pictures of each prompt, and ask about them
+    bash evals/run_dpg_bench.sh --pictures GRIDS  ask about pictures that are there already
+    GPUS=8 bash evals/run_dpg_bench.sh MODEL      the same scores, sooner
+
+A model that sees answers the questions of the CSV: the original's mPLUG large, by modelscope (which asks for
+further packages of its own), or with --judge any chat model of the hub, whose figures are labelled and not comparable.
+Both ways to score, `official` and `fixed`, are described in evals/dpg/rules.py.
+
+--limit takes prompts at even distances from the whole set. DIR receives pictures/ (one PNG a prompt, its four pictures
+in a 2 x 2 grid, as the original's), answers/ (so that nothing is asked twice), results.json and verdicts.jsonl (every
+answer, a line a prompt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError, run_cli
+from evals import drawing
+from evals.command import spread
+from generation.drawing import Drawing, draw
+
+if TYPE_CHECKING:
+    from evals.dpg.rules import Item
+
+LAYOUT = "ITEM_ID.png, 2 x 2 pictures each, as the original's"
+CSV_URL = "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = drawing.build_parser("run_dpg_bench.sh", __doc__, LAYOUT)
+    options.add_argument(
+        "--csv", type=Path, metavar="FILE", help="dpg_bench.csv (default: the official, downloaded)"
+    )
+    options.add_argument(
+        "--scoring",
+        choices=("official", "fixed"),
+        default="official",
+        help="default: official, faults included",
+    )
+    options.add_argument(
+        "--judge",
+        default="mplug",
+        metavar="MODEL",
+        help="mplug, or a chat model's folder or hub id (default: mplug)",
+    )
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    _preflight(arguments)
+    from common import dist
+    from evals.downloads import kept_at
+    from evals.dpg.answers import ask_waiting, read_answers
+    from evals.dpg.judges import ChatJudge, Mplug
+    from evals.dpg.rules import read_items
+
+    start = time.time()
+    device = dist.start_process(arguments.device)
+    path = arguments.csv or kept_at(CSV_URL)
+    items = read_items(path, arguments.scoring)
+    chosen = spread(items, arguments.limit)
+    folder = arguments.pictures or _draw(arguments, chosen)
+    for item in chosen:
+        if not (folder / f"{item.name}.png").is_file():
+            raise UserError(f"{folder / item.name}.png: missing: every prompt must have its pictures")
+    judge = (
+        Mplug(device) if arguments.judge == "mplug" else ChatJudge.from_pretrained(arguments.judge, device)
+    )
+    ask_waiting(judge, chosen, folder, arguments.output / "answers")
+    if dist.is_main():
+        from evals.dpg.report import report
+
+        answers = read_answers(judge, chosen, folder, arguments.output / "answers")
+        report(arguments, path, items, chosen, answers, judge.identity, folder, time.time() - start)
+    dist.barrier()
+
+
+def _preflight(arguments: argparse.Namespace) -> None:
+    """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
+    from evals.downloads import have, kept_at
+    from evals.dpg.rules import is_official
+    from evals.preflight import Need, hub_answers, model, package, require
+
+    needs = [drawing.need(arguments, LAYOUT)]
+    if arguments.csv is None:
+        there = kept_at(CSV_URL).is_file() or (hub_answers() and have(CSV_URL, is_official))
+        needs.append(Need("the official questions", there, f"download {CSV_URL}\nand give its path as --csv"))
+    if arguments.judge == "mplug":
+        how = "uv pip install modelscope, which downloads damo/mplug_visual-question-answering_coco_large_en;"
+        needs.append(package("modelscope", f"{how}\nor --judge MODEL, whose figures are not comparable"))
+    else:
+        needs.append(model(arguments.judge, "the model that answers", "--judge"))
+    require("DPG-Bench", needs)
+
+
+def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
+    """The pictures that are not there yet, and their grids; returns the grids' folder."""
+    from common import dist
+    from common.data.images import open_image
+    from evals.dpg.judges import grid_of
+    from evals.dpg.rules import TILES
+
+    folder: Path = arguments.output / "pictures"
+    files = draw(
+        Drawing.read(vars(arguments)), arguments.model, [item.text for item in items], TILES, folder / "drawn"
+    )
+    if dist.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    for place in range(dist.rank(), len(items), dist.world()):
+        grid = folder / f"{items[place].name}.png"
+        own = files[place * TILES : (place + 1) * TILES]
+        # A grid that is older than its pictures shows others, which were drawn before them.
+        if not grid.is_file() or grid.stat().st_mtime_ns < max(one.stat().st_mtime_ns for one in own):
+            partial = grid.with_suffix(".partial")
+            grid_of([open_image(one) for one in own]).save(partial, format="PNG")
+            partial.replace(grid)
+    dist.barrier()
+    return folder
+
+
+if __name__ == "__main__":
+    run_cli(main)

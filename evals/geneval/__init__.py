@@ -1,0 +1,1 @@
+"""GenEval by its original rules, for any detector."""

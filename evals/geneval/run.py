@@ -1,0 +1,150 @@
+"""GenEval: do pictures show the objects, numbers, colours and places that their prompts ask for?
+
+    bash evals/run_geneval.sh MODEL                draw four pictures of each prompt, and judge them
+    bash evals/run_geneval.sh --pictures PICTURES  judge pictures that are there already
+    GPUS=8 bash evals/run_geneval.sh MODEL         the same scores, sooner
+
+The rules are the original's to the letter (djghosh13/geneval); its environment is not needed. Detectors:
+
+    mask2former  COCO's 80 classes, by transformers; colours by CLIP ViT-L/14. The protocol is `official` with weights
+                 converted from the original's checkpoint (by evals.detectors.mmdet_keys), and bears another name with
+                 others; the default ones may not be used commercially (CC BY-NC).
+    world        exact, for the shapes of the miniature world of scripts/demo
+
+--limit takes prompts at even distances from the whole set. DIR receives pictures/ (in the original's layout),
+detections/ (so that a call that was stopped goes on), results.json, verdicts.jsonl (a line a picture, with the
+original's fields) and page.html (all pictures, with what was found in them and why they failed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.errors import run_cli
+from evals import drawing
+from evals.command import positive, spread
+from generation.drawing import Drawing, draw
+
+if TYPE_CHECKING:
+    from evals.detectors.detection import Detector
+    from evals.geneval.prompts import Prompt
+
+LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
+DETECTORS = ("mask2former", "world")
+MASK2FORMER, CLIP = "facebook/mask2former-swin-small-coco-instance", "openai/clip-vit-large-patch14"
+
+
+def parser() -> argparse.ArgumentParser:
+    options = drawing.build_parser("run_geneval.sh", __doc__, LAYOUT)
+    options.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="metadata .jsonl (default: the official 553, downloaded)"
+    )
+    options.add_argument(
+        "-n", type=positive, default=4, metavar="N", help="pictures of each prompt (default: 4)"
+    )
+    options.add_argument("--detector", choices=DETECTORS, default="mask2former", help="default: mask2former")
+    options.add_argument(
+        "--mask2former", default=MASK2FORMER, metavar="MODEL", help="folder or hub id (default: %(default)s)"
+    )
+    options.add_argument(
+        "--clip", default=CLIP, metavar="MODEL", help="folder or hub id (default: %(default)s)"
+    )
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    _preflight(arguments)
+    from common import dist
+    from evals.geneval.detections import check_vocabulary, detect_waiting, read_found
+    from evals.geneval.prompts import find_pictures
+    from evals.geneval.report import report
+    from evals.geneval.rules import judge
+
+    start = time.time()
+    device = dist.start_process(arguments.device)
+    prompts = _prompts(arguments)
+    chosen = spread(prompts, arguments.limit)
+    detector = _open_detector(arguments, device)
+    check_vocabulary(detector, chosen)
+    folder = arguments.pictures or _draw(arguments, chosen)
+    pictures = find_pictures(folder, chosen, arguments.n)
+    detect_waiting(detector, pictures, arguments.output / "detections")
+    if dist.is_main():
+        found = read_found(detector, pictures, arguments.output / "detections")
+        judged = [
+            (picture, one, judge(picture.prompt.metadata, one.detections))
+            for picture, one in zip(pictures, found, strict=True)
+        ]
+        report(arguments, prompts, judged, detector.identity, folder, time.time() - start)
+    dist.barrier()
+
+
+def _preflight(arguments: argparse.Namespace) -> None:
+    """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
+    from evals.downloads import have, kept_at
+    from evals.geneval.prompts import OFFICIAL_URL, is_official
+    from evals.preflight import Need, hub_answers, hub_files, require
+
+    needs = [drawing.need(arguments, LAYOUT)]
+    if arguments.prompts is None and arguments.pictures is None:
+        how = f"download {OFFICIAL_URL}\nand give its path as --prompts"
+        there = kept_at(OFFICIAL_URL).is_file() or (hub_answers() and have(OFFICIAL_URL, is_official))
+        needs.append(Need("the official prompts", there, how))
+    if arguments.detector == "mask2former":
+        model = ("config.json", "model.safetensors")
+        needs.append(hub_files(arguments.mask2former, model, "the detector's weights", "--mask2former"))
+        words = (*model, "preprocessor_config.json", "tokenizer.json")
+        needs.append(hub_files(arguments.clip, words, "the weights that name colours", "--clip"))
+    require("GenEval", needs)
+
+
+def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
+    from evals.downloads import kept_at
+    from evals.geneval.prompts import OFFICIAL_URL, described_prompts, read_prompts
+
+    if arguments.prompts is None and arguments.pictures is not None:
+        return described_prompts(arguments.pictures)
+    return read_prompts(arguments.prompts or kept_at(OFFICIAL_URL))
+
+
+def _open_detector(arguments: argparse.Namespace, device: Any) -> Detector:
+    if arguments.detector == "world":
+        from evals.detectors.world import WorldDetector
+
+        return WorldDetector()
+    from evals.detectors.mask2former import Mask2FormerDetector
+
+    return Mask2FormerDetector.from_pretrained(arguments.mask2former, arguments.clip, device)
+
+
+def _draw(arguments: argparse.Namespace, prompts: Sequence[Prompt]) -> Path:
+    """The pictures that are not there yet; returns their folder."""
+    from dataclasses import replace
+
+    from common import dist
+    from evals.geneval.prompts import write_metadata
+    from generation.picture_folder import geneval
+
+    folder: Path = arguments.output / "pictures"
+    draw(
+        Drawing.read(vars(arguments)),
+        arguments.model,
+        [prompt.text for prompt in prompts],
+        arguments.n,
+        folder,
+        # A prompt's own number, also where --limit leaves others out.
+        naming=lambda job: geneval(replace(job, prompt_index=prompts[job.prompt_index].number)),
+    )
+    if dist.is_main():
+        write_metadata(folder, prompts)
+    dist.barrier()
+    return folder
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,1 @@
+"""lmms-eval with our models, and with questions of one's own."""

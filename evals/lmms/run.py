@@ -1,0 +1,182 @@
+"""Score a model's understanding with lmms-eval: the eight tasks of the paper's Table 3, or others.
+
+    bash evals/run_lmms_eval.sh MODEL
+    bash evals/run_lmms_eval.sh MODEL --tasks pope,mme --limit 20
+    bash evals/run_lmms_eval.sh MODEL --questions runs/demo/world/val_questions.json
+
+MODEL is a folder that understanding/train.py exported (RUN/model), or a hub id of a LLaVA model. --questions asks
+those of a file of LLaVA conversations instead, offline, and compares the answers exactly. The first call with the
+network fetches the data sets; --limit 1 is enough for that.
+
+The same command goes on where a former one was stopped: finished tasks are not run again, and of an unfinished one no
+answered question is asked again. DIR receives results.json, samples/TASK.jsonl (every question with its answer),
+tasks/TASK.json (all that lmms-eval found) and answers/.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import run_cli
+from evals import preflight
+from evals.command import build_parser, positive
+from evals.lmms.manifest import MODEL_ID
+from evals.lmms.tasks import PAPER_TASKS
+from evals.targets import rows
+
+if TYPE_CHECKING:
+    from evals.lmms.session import TaskResult
+
+SETUP = "bash scripts/setup.sh evals"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = build_parser(
+        "run_lmms_eval.sh", __doc__, "folder that understanding/train.py exported, or hub id"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--tasks",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=list(PAPER_TASKS),
+        metavar="A,B",
+        help=f"names that lmms-eval knows (default: {','.join(PAPER_TASKS)})",
+    )
+    what.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="LLaVA conversations to ask instead, JSON or JSON Lines",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the paths in FILE start (default: FILE's folder)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="answered together per process (default: 16)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    parser.add_argument(
+        "--attn-implementation",
+        default="sdpa",
+        metavar="NAME",
+        help="eager, sdpa, flash_attention_2 (default: sdpa)",
+    )
+    parser.add_argument(
+        "--paper-row", choices=rows("understanding"), metavar="NAME", help="whose figures to show beside ours"
+    )
+    return parser.parse_args(argv)
+
+
+def needs(args: argparse.Namespace) -> list[preflight.Need]:
+    """lmms-eval, our entry in it, the model, and what is asked."""
+    from importlib.metadata import entry_points
+
+    entries = [entry.name for entry in entry_points(group="lmms_eval.models")]
+    needed = [
+        preflight.package("lmms_eval", SETUP),
+        preflight.Need("this project's model in lmms-eval (an entry point)", MODEL_ID in entries, SETUP),
+    ]
+    if Path(args.model).is_dir() or args.model.count("/") != 1:
+        path = Path(args.model) / "config.json"
+        needed.append(preflight.file(path, "the model", "RUN/model of understanding/train.py, or a hub id"))
+    else:
+        needed.append(preflight.model(args.model))
+    if args.questions is not None:
+        return [*needed, preflight.file(args.questions, "the questions", "a file of LLaVA conversations")]
+    return [*needed, data_sets([name for name in args.tasks if name in PAPER_TASKS])]
+
+
+def data_sets(tasks: list[str]) -> preflight.Need:
+    """The tasks' data as the `datasets` library keeps them once they have been used; or a hub that can give them."""
+    from datasets import config
+
+    def plain(name: str) -> str:  # `MMBench` is kept as `mm_bench`
+        return name.replace("_", "").lower()
+
+    home = Path(config.HF_DATASETS_CACHE)
+    kept = {plain(path.name) for path in home.iterdir()} if home.is_dir() else set()
+    absent = [task for task in tasks if plain(PAPER_TASKS[task].dataset.replace("/", "___")) not in kept]
+    fetch = f"run this command with the network, with --tasks {','.join(absent)} --limit 1, after `hf auth login`;"
+    where = [f"{task}: {PAPER_TASKS[task].dataset}" for task in absent]
+    return preflight.Need(
+        f"the data of {', '.join(absent)}",
+        not absent or preflight.hub_answers(),
+        "\n".join(["from the hub:", *where, fetch, f"then copy the cache here: {home}"]),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    preflight.require("lmms-eval", needs(args))
+
+    from common import dist
+    from evals.lmms.session import Session
+
+    session = Session(
+        args.model,
+        args.output,
+        limit=args.limit,
+        batch_size=args.batch_size,
+        device=args.device,
+        attn_implementation=args.attn_implementation,
+    )
+    if args.questions is not None:
+        found = [session.ask(args.questions, args.images or args.questions.parent)]
+    else:
+        found = [session.run(name) for name in args.tasks]
+    if dist.is_main():
+        report(args, session.weights, found)
+
+
+def report(args: argparse.Namespace, weights: str, found: list[TaskResult]) -> None:
+    """results.json and the table. Raises `UserError` where a question went unanswered."""
+    import hashlib
+
+    from common import dist
+    from evals.results import Results, finish
+
+    if args.questions is not None:
+        digest = hashlib.sha256(args.questions.read_bytes()).hexdigest()
+        prompts = {"source": str(args.questions), "sha256": digest}
+    else:
+        digest = hashlib.sha256("".join(task.asked_sha256 for task in found).encode()).hexdigest()
+        prompts = {"source": ", ".join(task.name for task in found), "sha256": digest}
+    finish(
+        args.output,
+        Results(
+            benchmark="understanding" if args.questions is None else "questions",
+            protocol="lmms-eval" if args.questions is None else "lmms-eval, exact answers",
+            scores={name: score for task in found for name, score in task.scores.items()},
+            expected=sum(task.expected for task in found),
+            scored=sum(task.scored for task in found),
+            partial=any(task.partial for task in found),
+            settings={
+                "tasks": [task.name for task in found],
+                "limit": args.limit,
+                "batch_size": args.batch_size,
+                "attn_implementation": args.attn_implementation,
+                "device": args.device,
+            },
+            model={"source": args.model, "weights_sha256": weights},
+            prompt_set=prompts,
+            seconds=round(sum(task.seconds for task in found), 1),
+            processes=dist.world(),
+            score_counts={name: task.scored for task in found for name in task.scores},
+            paper_row=args.paper_row,
+            details={
+                "lmms_eval_task_versions": {task.name: task.version for task in found},
+                "asked_sha256": {task.name: task.asked_sha256 for task in found},
+            },
+        ),
+        [f"every question with its answer: {args.output / 'samples'}"],
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

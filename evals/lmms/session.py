@@ -1,0 +1,225 @@
+"""One model's way through the tasks of lmms-eval, in this process and its siblings.
+
+What is notable here: lmms-eval's own command exits with 0 whatever happens, so its evaluator is called directly. An
+error ends the run; a task without scores, or with fewer answers than questions, is an error. The model is loaded once
+for all tasks, each of which is kept as soon as it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lmms_eval import evaluator
+from lmms_eval.api.task import ConfigurableMessagesTask, Task
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+from loguru import logger
+
+from common import dist
+from common.errors import UserError, one_line
+from common.models.weight_files import resolve_folder, weights_sha256
+from evals.answers import model_digest
+from evals.files import write_whole
+from evals.lmms.manifest import MODEL_ID
+from evals.lmms.model import join_processes
+from evals.lmms.questions import task_config, write_task
+from evals.lmms.tasks import read_scores
+
+NO_TASKS = TaskManager("ERROR", include_defaults=False, model_name=MODEL_ID)
+
+
+@cache
+def known_tasks() -> TaskManager:
+    """lmms-eval's index of its own tasks, which takes seconds to make."""
+    return TaskManager("ERROR", model_name=MODEL_ID)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What came out of one task."""
+
+    name: str
+    scores: dict[str, float]
+    expected: int
+    """Questions that were to be asked."""
+    scored: int
+    partial: bool
+    """Whether the task has more questions than were to be asked."""
+    version: str
+    """lmms-eval's, of the task."""
+    asked_sha256: str
+    """Of the questions with their right answers, in order."""
+    seconds: float
+
+
+class Session:
+    """A model, and a folder for what is found out about it.
+
+    Args:
+        source: a LLaVA folder or hub id. limit: questions of a task; None for all.
+
+    Raises:
+        UserError: no such model, or it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        output: Path,
+        *,
+        limit: int | None,
+        batch_size: int,
+        device: str,
+        attn_implementation: str,
+    ) -> None:
+        logger.remove()
+        logger.add(sys.stderr, level="ERROR")
+        join_processes()
+        self.output, self.limit = output, limit
+        folder = resolve_folder(source)
+        self.weights: str = dist.gather_objects(weights_sha256(folder) if dist.is_main() else "")[0]
+        self.model = get_model(MODEL_ID)(
+            pretrained=str(folder),
+            device=device,
+            batch_size=batch_size,
+            attn_implementation=attn_implementation,
+            answers=output / "answers",
+            weights=self.weights,
+        )
+        digest = model_digest(folder, self.weights)
+        self._key = {"model": f"{digest} {self.model.chat.model.dtype}", "lmms_eval": version("lmms_eval")}
+
+    def run(self, task: str) -> TaskResult:
+        """A task of lmms-eval by its name; a finished one is read from its file.
+
+        Raises:
+            UserError: the framework knows no such task, or failed at it.
+        """
+        if not known_tasks().match_tasks([task]):
+            raise UserError(f"--tasks: {task}: lmms-eval has no task of that name")
+        return self._kept_or_evaluated(task, lambda: task, {"task": task})
+
+    def ask(self, questions: Path, images: Path) -> TaskResult:
+        """A file of LLaVA conversations as a task that bears the file's name.
+
+        Raises:
+            UserError: the file is damaged, or the framework failed.
+        """
+        name, folder = questions.stem, self.output / "questions"
+        if dist.is_main():
+            write_task(name, questions, images, folder)
+        dist.barrier()
+        asked = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
+
+        def build() -> Task:
+            # By its config alone, the framework would build a task for models without a chat interface.
+            return ConfigurableMessagesTask(config=task_config(name, folder), model_name=MODEL_ID)
+
+        return self._kept_or_evaluated(name, build, {"questions": asked})
+
+    def _kept_or_evaluated(
+        self, name: str, build: Callable[[], str | Task], asked: Mapping[str, str]
+    ) -> TaskResult:
+        path = self.output / "tasks" / f"{name}.json"
+        key = {**self._key, "limit": self.limit, **asked}
+        kept = _read(path, key)
+        # One process may see the file that another one has just written.
+        if all(dist.gather_objects(kept is not None)) and kept is not None:
+            return kept
+        started = time.time()
+        try:
+            found = self._evaluate(build())
+        except UserError:
+            raise
+        except Exception as error:  # whatever a task's own code raises
+            traceback.print_exc()
+            raise UserError(f"lmms-eval: {name}: {one_line(error)[:300]}") from error
+        if found is None:  # only the first process gets it
+            return TaskResult(
+                name=name,
+                scores={},
+                expected=0,
+                scored=0,
+                partial=False,
+                version="",
+                asked_sha256="",
+                seconds=0.0,
+            )
+        result = _summarize(name, found, time.time() - started)
+        samples = found.pop("samples")
+        lines = (json.dumps(sample, default=str) + "\n" for some in samples.values() for sample in some)
+        write_whole(self.output / "samples" / f"{name}.jsonl", "".join(lines))
+        record = {"key": key, "result": asdict(result), "lmms_eval": found}
+        write_whole(path, json.dumps(record, indent=2, default=str) + "\n")
+        return result
+
+    def _evaluate(self, task: str | Task) -> dict[str, Any] | None:
+        return evaluator.simple_evaluate(
+            model=self.model,
+            tasks=[task],
+            task_manager=known_tasks() if isinstance(task, str) else NO_TASKS,
+            limit=self.limit,
+            log_samples=True,
+            bootstrap_iters=0,
+            # The name of the framework's way without accelerate; in a world of one it needs no launcher.
+            distributed_executor_backend="torchrun",
+            # Some tasks write files of their own there.
+            cli_args=argparse.Namespace(
+                output_path=str(self.output), process_with_media=False, reasoning_tags=None
+            ),
+        )
+
+
+def _summarize(name: str, found: Mapping[str, Any], seconds: float) -> TaskResult:
+    """Counts are of what was answered, not of what the framework says it set out to do.
+
+    Raises:
+        UserError: the framework ended without a score, or left questions out.
+    """
+    scores = read_scores(name, found["results"])
+    if not scores:
+        raise UserError(f"lmms-eval: {name}: ended without a score")
+    expected = sum(int(count["effective"]) for count in found["n-samples"].values())
+    scored = sum(len({sample["doc_id"] for sample in some}) for some in found["samples"].values())
+    if scored != expected:
+        raise UserError(f"lmms-eval: {name}: {scored} of {expected} questions were answered")
+    return TaskResult(
+        name=name,
+        scores=scores,
+        expected=expected,
+        scored=scored,
+        partial=expected < sum(int(count["original"]) for count in found["n-samples"].values()),
+        version=", ".join(str(version) for version in found["versions"].values()),
+        asked_sha256=_asked(found["samples"]),
+        seconds=seconds,
+    )
+
+
+def _asked(samples: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    """A digest of each sample's text, record (as the framework hashes it, without pictures) and right answer."""
+    digest = hashlib.sha256()
+    for name in sorted(samples):
+        for sample in sorted(samples[name], key=lambda sample: int(sample["doc_id"])):
+            asked = [name, sample["arguments"][0], sample["doc_hash"], sample["target"]]
+            digest.update(json.dumps(asked, default=str).encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path, key: Mapping[str, Any]) -> TaskResult | None:
+    """The result that `path` holds for this key, if it does."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return TaskResult(**record["result"]) if record["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

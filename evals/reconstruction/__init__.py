@@ -1,0 +1,1 @@
+"""Reconstruction by TiTok's rules."""

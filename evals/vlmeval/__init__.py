@@ -1,0 +1,1 @@
+"""VLMEvalKit with our models."""

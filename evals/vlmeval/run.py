@@ -1,0 +1,242 @@
+"""Score a model's understanding with VLMEvalKit: seven tasks of the paper's Table 3 and GQA, or others.
+
+    VLMEVALKIT=CHECKOUT PYTHON=ITS/bin/python bash evals/run_vlmevalkit.sh MODEL
+    ... bash evals/run_vlmevalkit.sh MODEL --data MME POPE --limit 20
+
+MODEL is a folder that understanding/internvl.py wrote, or understanding/train.py exported, or a hub id of such a model
+(InternVL -hf, LLaVA). VLMEvalKit is not on the package index, and has an environment of its own: clone
+open-compass/VLMEvalKit, install its requirements there, and name both as above. VLMEVALKIT is not needed where it was
+installed with `pip install -e`.
+
+Its own run.py does the work, with our checkpoint among its models. The same command goes on where a former one was
+stopped. DIR receives results.json, and under the model's name all that run.py writes. Answers to multiple choice are
+read by VLMEvalKit's rules alone, unless --judge names one of its judges. --limit is for trying things out: some of its
+scores, MME's among them, need every category, and fail without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import runpy
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError, run_cli
+from evals import preflight
+from evals.command import build_parser
+from evals.targets import rows
+
+INSTALL = (
+    "git clone VLMEvalKit (open-compass on GitHub), install its requirements in an environment of its own,\n"
+)
+INSTALL += "then: VLMEVALKIT=CHECKOUT PYTHON=ITS/bin/python bash evals/run_vlmevalkit.sh MODEL"
+
+
+@dataclass(frozen=True)
+class PaperData:
+    """A data set of Table 3: the score's name there, which of VLMEvalKit's metrics it is, and the table's unit."""
+
+    score: str
+    metric: str
+    """A regular expression for the whole name."""
+    scale: float = 1.0
+
+
+_SPLIT = r"(split=\w+\|)?Overall"
+PAPER_DATA = {
+    "MME": PaperData("mme_perception", "perception"),
+    "POPE": PaperData("pope", r"split=Overall\|Overall"),  # F1, in percent
+    "MMBench_DEV_EN": PaperData("mmbench", _SPLIT, 100),
+    "SEEDBench_IMG": PaperData("seedbench", _SPLIT, 100),
+    "TextVQA_VAL": PaperData("textvqa", "Overall"),
+    "GQA_TestDev_Balanced": PaperData("gqa", "Overall"),
+    "AI2D_TEST": PaperData("ai2d", _SPLIT, 100),
+    "MMMU_DEV_VAL": PaperData("mmmu", r"split=validation\|Overall", 100),
+}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = build_parser("run_vlmevalkit.sh", __doc__, "InternVL (-hf) or LLaVA: folder or hub id")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=list(PAPER_DATA),
+        metavar="NAME",
+        help=f"names that VLMEvalKit knows (default: {' '.join(PAPER_DATA)})",
+    )
+    parser.add_argument(
+        "--judge", default="exact_matching", metavar="NAME", help="VLMEvalKit's (default: exact_matching)"
+    )
+    parser.add_argument(
+        "--paper-row", choices=rows("understanding"), metavar="NAME", help="whose figures to show beside ours"
+    )
+    return parser.parse_args(argv)
+
+
+def find_kit() -> Path | None:
+    """The checkout: what VLMEVALKIT names, or where the installed package stands."""
+    named = os.environ.get("VLMEVALKIT")
+    spec = None if named else importlib.util.find_spec("vlmeval")
+    folder = Path(named) if named else Path(spec.origin).parents[1] if spec and spec.origin else None
+    return folder if folder and (folder / "run.py").is_file() else None
+
+
+def needs(args: argparse.Namespace, kit: Path | None) -> list[preflight.Need]:
+    """VLMEvalKit, what it cannot do without in its environment, and the model."""
+    model = preflight.file(Path(args.model) / "config.json", "the model", "a folder, or a hub id")
+    if not Path(args.model).is_dir() and args.model.count("/") == 1:
+        model = preflight.model(args.model)
+    packages = [
+        preflight.package(name, "install VLMEvalKit's requirements") for name in ("torch", "transformers")
+    ]
+    return [preflight.Need("VLMEvalKit (its run.py)", kit is not None, INSTALL), *packages, model]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    kit = find_kit()
+    preflight.require("VLMEvalKit", needs(args, kit))
+    assert kit is not None
+    sys.path.insert(0, str(kit))
+
+    from common.models.weight_files import read_config_json, resolve_folder, weights_sha256
+    from evals.answers import model_digest
+
+    folder = resolve_folder(args.model)
+    kind = read_config_json(folder, args.model).get("model_type")
+    if kind not in ("llava", "internvl"):
+        raise UserError(f"{args.model}: config.json: model_type: expected llava or internvl, found {kind!r}")
+    weights = weights_sha256(folder)
+    # run.py takes up former answers by the model's name alone.
+    name = f"{folder.name}-{model_digest(folder, weights)[:12]}" + (f"-{args.limit}" if args.limit else "")
+    started = time.time()
+    asked = run_kit(kit, args, name, str(folder), kind)
+    if os.environ.get("RANK", "0") == "0":
+        report(args, weights, newest_run(args.output / name, started), asked, started)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Of a data set: questions in it, questions asked, and a digest of the latter (without their pictures)."""
+
+    found: int
+    asked: int
+    sha256: str
+
+
+def run_kit(kit: Path, args: argparse.Namespace, name: str, source: str, kind: str) -> dict[str, Asked]:
+    """VLMEvalKit's run.py in this process; returns what was asked of each data set."""
+    import vlmeval.dataset as kit_data
+
+    from evals.vlmeval.models import register
+
+    register(name, source, kind)
+    asked: dict[str, Asked] = {}
+    build = kit_data.build_dataset
+
+    def build_limited(data: str, **options: Any) -> Any:
+        dataset = build(data, **options)
+        if dataset is not None:
+            found = len(dataset.data)
+            dataset.data = dataset.data.iloc[: args.limit]
+            text = dataset.data.drop(columns="image", errors="ignore").to_csv(index=False)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            asked[data] = Asked(found=found, asked=len(dataset.data), sha256=digest)
+        return dataset
+
+    kit_data.build_dataset = build_limited
+    before = sys.argv
+    sys.argv = [str(kit / "run.py"), "--data", *args.data, "--model", name, "--work-dir", str(args.output)]
+    sys.argv += ["--judge", args.judge, "--reuse"]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:
+        sys.argv, kit_data.build_dataset = before, build
+    return asked
+
+
+def newest_run(folder: Path, started: float) -> Path:
+    """The folder of the run that has just ended. Raises `UserError` where it left none."""
+    found = [path for path in folder.glob("*/status.json") if path.stat().st_mtime >= started]
+    if not found:
+        raise UserError(f"{folder}: VLMEvalKit ended without a status.json")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def read_scores(data: str, metrics: dict[str, Any]) -> dict[str, float]:
+    """A data set's scores, in the units and by the names of `targets.yaml`; of any other one, all its numbers.
+
+    Raises:
+        UserError: the metric that the table shows is not among them.
+    """
+    paper = PAPER_DATA.get(data)
+    if paper is None:
+        return {f"{data}/{name}": float(value) for name, value in metrics.items()}
+    found = [value for name, value in metrics.items() if re.fullmatch(paper.metric, name)]
+    if len(found) != 1:
+        raise UserError(f"VLMEvalKit: {data}: expected one metric {paper.metric}, found {sorted(metrics)}")
+    return {paper.score: paper.scale * float(found[0])}
+
+
+def report(
+    args: argparse.Namespace, weights: str, run: Path, asked: dict[str, Asked], started: float
+) -> None:
+    """results.json and the table.
+
+    Raises:
+        UserError: a data set was left out or failed, which run.py itself ends well with; or a question went unanswered.
+    """
+    from vlmeval.smp import collect_run_benchmark_report
+
+    from evals.results import Results, finish
+
+    status = json.loads((run / "status.json").read_text(encoding="utf-8"))["datasets"]
+    answered = {
+        row["benchmark"]: row["infer_total"] - row["infer_failed"]
+        for row in collect_run_benchmark_report(run)
+    }
+    scores: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for data in args.data:
+        entry = status.get(data, {})
+        reason = entry.get("error_message") or entry.get("skip_reason")
+        if reason or not entry.get("metrics"):
+            raise UserError(
+                f"VLMEvalKit: {data}: {reason or 'ended without a score'}; its log is in {run.parent}"
+            )
+        found = read_scores(data, entry["metrics"])
+        scores.update(found)
+        counts.update(dict.fromkeys(found, answered[data]))
+    digest = hashlib.sha256("".join(asked[data].sha256 for data in args.data).encode()).hexdigest()
+    finish(
+        args.output,
+        Results(
+            benchmark="understanding",
+            protocol="VLMEvalKit",
+            scores=scores,
+            expected=sum(asked[data].asked for data in args.data),
+            scored=sum(answered[data] for data in args.data),
+            partial=any(asked[data].asked < asked[data].found for data in args.data),
+            settings={"data": args.data, "judge": args.judge, "limit": args.limit},
+            model={"source": args.model, "weights_sha256": weights},
+            prompt_set={"source": ", ".join(args.data), "sha256": digest},
+            seconds=round(time.time() - started, 1),
+            processes=int(os.environ.get("WORLD_SIZE", "1")),
+            score_counts=counts,
+            paper_row=args.paper_row,
+            details={"run": str(run), "asked_sha256": {data: asked[data].sha256 for data in args.data}},
+        ),
+        [f"all that VLMEvalKit wrote: {run}"],
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,168 @@
+"""A folder of pictures for a list of prompts: over processes, resumable, every picture telling what made it.
+
+    OUT/settings.json       all that shapes the pictures; a later call with other settings is refused
+    OUT/00000_0000.png      prompt 0, sample 0; prompt, seed and settings are in its text chunks
+    OUT/sheet.png           the first pictures with their prompts
+
+What is notable here: batches are cut from the whole list, all of one size (the last is filled up), and whole batches
+are dealt to processes. So each picture is drawn beside the same others whatever the number of processes and wherever a
+run was interrupted, and comes out equal to the last bit on the same kind of machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from common import dist
+from common.errors import UserError
+from common.sheets import contact_sheet
+from common.training.run import versions
+from generation.generator import Generator, Job, jobs_for
+from generation.sampling import Sampling
+
+SHEET_PROMPTS, SHEET_PICTURES = 16, 8
+Naming = Callable[[Job], str]
+
+
+def flat(job: Job) -> str:
+    """`00012_0003.png`."""
+    return f"{job.prompt_index:05d}_{job.sample_index:04d}.png"
+
+
+def geneval(job: Job) -> str:
+    """`00012/samples/0003.png`, the layout that GenEval's tools read."""
+    return f"{job.prompt_index:05d}/samples/{job.sample_index:04d}.png"
+
+
+def write_pictures(
+    generator: Generator,
+    prompts: Sequence[str],
+    n: int,
+    folder: Path,
+    *,
+    seed: int,
+    sampling: Sampling,
+    batch_size: int,
+    tokens: int | None = None,
+    truncate: bool = False,
+    naming: Naming = flat,
+    source: str = "",
+) -> list[Path]:
+    """Draw what is not there yet: `n` pictures of each prompt. All processes call it together.
+
+    Args:
+        batch_size: pictures drawn at once by each process, at least 1.
+        naming: file name of a picture within `folder`.
+        source: the model's name, for the record.
+
+    Returns:
+        The files, prompt after prompt.
+
+    Raises:
+        UserError: a prompt is too long; the folder holds pictures of other settings, or cannot be written.
+        ValueError: `top_k` over K.
+    """
+    sampling.check(generator.vocabulary.codebook_size)
+    for prompt in prompts:  # before anything is drawn
+        generator.prompt_ids(prompt, tokens, truncate)
+    jobs = jobs_for(prompts, n)
+    batch_size = min(batch_size, len(jobs))
+    height, width = generator.grid(tokens)
+    settings: dict[str, Any] = {
+        "model": source,
+        "weights_sha256": generator.weights_sha256,
+        "vqrae_sha256": generator.vocabulary.vqrae_sha256,
+        "dtype": str(generator.dtype).removeprefix("torch."),
+        "seed": seed,
+        "sampling": {**dataclasses.asdict(sampling), "cfg_interval": list(sampling.cfg_interval)},
+        "grid": [height, width],
+        "batch_size": batch_size,
+        "prompts": len(prompts),
+        "prompts_sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
+        "pictures_per_prompt": n,
+        "truncate": truncate,
+    }
+    _claim(folder, settings)
+    batches = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
+    waiting = [part for part in batches if not all((folder / naming(job)).is_file() for job in part)]
+    dist.barrier()  # all have looked before any writes
+    mine = waiting[dist.rank() :: dist.world()]
+    with tqdm(
+        total=len(mine) * height * width, unit="code", desc="generate", disable=not dist.is_main()
+    ) as bar:
+        for part in mine:
+            filled = [*part, *[part[-1]] * (batch_size - len(part))]
+            codes = generator.draw(filled, seed, sampling, tokens, truncate, on_step=bar.update)
+            for job, picture in zip(part, generator.decode(codes[: len(part)]), strict=True):
+                _save(picture, folder / naming(job), job, settings)
+    dist.barrier()
+    if dist.is_main():
+        _write_sheet(folder, jobs, naming)
+    dist.barrier()
+    return [folder / naming(job) for job in jobs]
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Write settings.json, or hold what stands there against `settings`."""
+    path = folder / "settings.json"
+    try:
+        if dist.is_main() and not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            record = {**settings, "versions": versions()}
+            _replace(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n", "utf-8"))
+        dist.barrier()
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in settings.items():
+            if key != "model" and stated.get(key) != value:  # the same weights may have moved
+                raise UserError(
+                    f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
+                    "another folder, or remove it"
+                )
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a record of settings; remove it, or choose another folder") from error
+
+
+def _save(picture: Image.Image, path: Path, job: Job, settings: dict[str, Any]) -> None:
+    info = PngInfo()
+    for key, value in (
+        ("prompt", job.prompt),
+        ("seed", settings["seed"]),
+        ("prompt_index", job.prompt_index),
+        ("sample_index", job.sample_index),
+        ("settings", json.dumps(settings)),
+    ):
+        info.add_itxt(key, str(value))  # UTF-8, unlike plain text chunks
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, lambda partial: picture.save(partial, format="PNG", pnginfo=info))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Whole or not at all: a file that is there is a finished one."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    partial.replace(path)
+
+
+def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:
+    rows: dict[int, tuple[str, list[Image.Image]]] = {}
+    for job in jobs:
+        if job.prompt_index < SHEET_PROMPTS and job.sample_index < SHEET_PICTURES:
+            with Image.open(folder / naming(job)) as picture:
+                rows.setdefault(job.prompt_index, (job.prompt, []))[1].append(picture.convert("RGB"))
+    _replace(
+        folder / "sheet.png", lambda partial: contact_sheet(list(rows.values())).save(partial, format="PNG")
+    )

@@ -1,0 +1,301 @@
+"""From a saved folder to pictures: the Python API, the folder of PNGs, and `vqrae generate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_generator
+import torch
+from PIL import Image
+
+from common.errors import UserError, run_cli
+from generation.generator import Generator, Job, jobs_for
+from generation.picture_folder import geneval, write_pictures
+from generation.prompt import prompt_ids
+from generation.sampler import Sampler, Sampling, picture_key
+from vqrae import cli
+from vqrae.generate import read_prompts
+
+PROMPTS = ["a photo of a red circle", "two blue squares", "", "红色的圆, دائرة"]
+SAMPLING = Sampling(cfg_scale=2.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generator")
+    tiny_generator.write_generator(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def generator(folder: Path) -> Generator:
+    return Generator.from_pretrained(str(folder))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+# ---- the Python API --------------------------------------------------------------------------------------
+
+
+def test_pictures_are_the_decoded_samples(generator: Generator, folder: Path) -> None:
+    pictures = generator.generate(PROMPTS, n=2, seed=5, sampling=SAMPLING, batch_size=3)
+    assert [len(row) for row in pictures] == [2] * len(PROMPTS)
+    parts = tiny_generator.write_generator(folder)
+    sampler = Sampler(parts.model, parts.vocabulary)
+    for index, (prompt, row) in enumerate(zip(PROMPTS, pictures, strict=True)):
+        codes = sampler.sample(
+            [prompt_ids(parts.text_tokenizer, prompt)],
+            prompt_ids(parts.text_tokenizer, None),
+            owners=[0, 0],
+            keys=[picture_key(5, index, sample) for sample in range(2)],
+            sampling=SAMPLING,
+        )
+        expected = parts.vqrae.decode(codes.unflatten(1, parts.vocabulary.grid))
+        for picture, wanted in zip(row, expected, strict=True):
+            assert picture.size == (16, 16) and picture.mode == "RGB"
+            found = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+            torch.testing.assert_close(found, wanted, atol=0.6 / 255, rtol=0)
+
+
+def test_one_prompt_may_stand_alone(generator: Generator) -> None:
+    (alone,) = generator.generate(PROMPTS[0], n=3, sampling=SAMPLING)
+    (listed,) = generator.generate([PROMPTS[0]], n=3, sampling=SAMPLING, batch_size=1)
+    assert [picture.tobytes() for picture in alone] == [picture.tobytes() for picture in listed]
+    assert len({picture.tobytes() for picture in alone}) == 3
+
+
+def test_another_grid(generator: Generator) -> None:
+    assert generator.draw([Job("x", 0, 0)], 0, SAMPLING, tokens=36).shape == (1, 6, 6)
+    assert generator.generate("x", tokens=36)[0][0].size == (24, 24)
+    for tokens, named in (
+        (35, "square number"),
+        (0, "square number"),
+        (-4, "square number"),
+        (64, "at most 57"),
+    ):
+        with pytest.raises(UserError, match=f"tokens: expected .*{named}"):
+            generator.generate("x", tokens=tokens)
+
+
+def test_long_prompts(generator: Generator) -> None:
+    long = "word " * 10_000
+    with pytest.raises(UserError, match="tokens, but 42 fit beside a picture") as refused:
+        generator.generate(long)
+    assert len(str(refused.value)) < 200
+    assert len(generator.prompt_ids(long, truncate=True)) == 43  # begin_image is never cut
+    assert generator.generate(long, truncate=True)[0][0].size == (16, 16)
+
+
+def test_arguments_that_are_refused(generator: Generator) -> None:
+    with pytest.raises(ValueError, match="top_k: expected at most the 32 codes"):
+        generator.generate("x", sampling=Sampling(top_k=33))
+    with pytest.raises(ValueError, match="n, batch_size"):
+        generator.generate("x", n=0)
+
+
+def test_names_of_the_package() -> None:
+    import vqrae
+
+    assert vqrae.Generator is Generator and vqrae.Sampling is Sampling
+
+
+# ---- a folder of pictures --------------------------------------------------------------------------------
+
+
+def write(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> list[Path]:
+    given: dict[str, Any] = {"seed": 3, "sampling": SAMPLING, "batch_size": 3, **changes}
+    return write_pictures(generator, prompts, given.pop("n", 2), out, **given)
+
+
+def test_every_picture_tells_what_made_it(generator: Generator, tmp_path: Path) -> None:
+    files = write(generator, tmp_path / "out", source="some/model")
+    assert [file.name for file in files[:3]] == ["00000_0000.png", "00000_0001.png", "00001_0000.png"]
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    for job, file in zip(jobs_for(PROMPTS, 2), files, strict=True):
+        with Image.open(file) as picture:
+            text = picture.text  # type: ignore[attr-defined]
+            assert picture.size == (16, 16)
+        assert text["prompt"] == job.prompt and text["seed"] == "3"
+        assert (text["prompt_index"], text["sample_index"]) == (str(job.prompt_index), str(job.sample_index))
+        stated = json.loads(text["settings"])
+        assert stated.items() <= settings.items()
+        assert stated["model"] == "some/model" and stated["sampling"]["cfg_scale"] == 2.0
+    assert pixels(tmp_path / "out" / "sheet.png").std() > 10
+
+
+def test_a_stopped_call_goes_on_and_ends_the_same(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write(generator, tmp_path / "whole")
+    drawn: list[int] = []
+    draw = Generator.draw
+
+    def stopping(self: Generator, jobs: Any, *rest: Any, **more: Any) -> Any:
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(len(jobs))
+        return draw(self, jobs, *rest, **more)
+
+    monkeypatch.setattr(Generator, "draw", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        write(generator, tmp_path / "parts")
+    assert drawn == [3, 3] and len(list((tmp_path / "parts").glob("0*.png"))) == 6
+    drawn[:] = [0]
+    files = write(generator, tmp_path / "parts")
+    assert drawn == [0, 3]  # only the last batch, filled up to the size of the others
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in whole]
+    before = [file.stat().st_mtime_ns for file in files]
+    write(generator, tmp_path / "parts")
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_two_processes_write_the_same_files(
+    folder: Path, generator: Generator, tmp_path: Path, pair: Any
+) -> None:
+    alone = write(generator, tmp_path / "alone")
+    arguments = {"model": str(folder), "prompts": PROMPTS, "n": 2, "batch_size": 3}
+    names = pair.run("write_pictures", folder=str(tmp_path / "pair"), **arguments)
+    assert names == [[file.name for file in alone]] * 2
+    for file in alone:
+        assert np.array_equal(pixels(file), pixels(tmp_path / "pair" / file.name))
+
+
+def test_pictures_of_other_settings_are_not_mixed(generator: Generator, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(generator, out, PROMPTS[:1], n=1)
+    for changes, named in (
+        ({"seed": 4}, "seed: 3, now 4"),
+        ({"sampling": Sampling(cfg_scale=2.5)}, "sampling: "),
+        ({"n": 2}, "batch_size: 1, now 2"),
+        ({"prompts": ["another"]}, "prompts_sha256"),
+        ({"tokens": 9}, "grid"),
+    ):
+        with pytest.raises(UserError, match=f"other settings \\({named}"):
+            write(generator, out, **{"prompts": PROMPTS[:1], "n": 1, **changes})
+    (out / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="not a record of settings"):
+        write(generator, out, PROMPTS[:1], n=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write(generator, tmp_path / "file", PROMPTS[:1], n=1)
+
+
+def test_the_layout_of_geneval(generator: Generator, tmp_path: Path) -> None:
+    files = write(generator, tmp_path, PROMPTS[:2], naming=geneval)
+    assert [str(file.relative_to(tmp_path)) for file in files] == [
+        f"0000{prompt}/samples/000{sample}.png" for prompt in range(2) for sample in range(2)
+    ]
+
+
+# ---- `vqrae generate` ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`vqrae generate MODEL ... --out OUT` with `{folder}` and `{out}` filled in; its exit code."""
+
+    def call(*arguments: str) -> int:
+        words = [word.replace("{folder}", str(folder)).replace("{out}", str(tmp_path)) for word in arguments]
+        monkeypatch.setattr(sys, "argv", ["vqrae", "generate", *words, "--out", str(tmp_path / "pictures")])
+        try:
+            run_cli(cli.dispatch)
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return call
+
+
+def test_a_prompt_on_the_command_line(
+    command: Callable[..., int], tmp_path: Path, generator: Generator
+) -> None:
+    options = "-n 3 --seed 9 --cfg-scale 3 --cfg-schedule linear --cfg-interval 0 0.8 --top-k 20 --top-p 0.9"
+    assert (
+        command("{folder}", "a red circle", *options.split(), "--temperature", "0.9", "--device", "cpu") == 0
+    )
+    sampling = Sampling(
+        cfg_scale=3.0, cfg_schedule="linear", cfg_interval=(0.0, 0.8), temperature=0.9, top_k=20, top_p=0.9
+    )
+    (expected,) = generator.generate("a red circle", n=3, seed=9, sampling=sampling)
+    for sample, picture in enumerate(expected):
+        assert np.array_equal(pixels(tmp_path / "pictures" / f"00000_000{sample}.png"), np.asarray(picture))
+
+
+def test_a_file_of_prompts(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"tag": "colors", "prompt": prompt}) for prompt in PROMPTS[:2]]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    assert (
+        command("{folder}", "--prompts", "{out}/prompts.jsonl", "-n", "2", "--greedy", "--device", "cpu") == 0
+    )
+    assert "wrote 4 pictures" in capsys.readouterr().out
+    assert len(list((tmp_path / "pictures").glob("0*.png"))) == 4
+
+
+def test_an_empty_prompt_draws_without_one(command: Callable[..., int], tmp_path: Path) -> None:
+    assert command("{folder}", "", "--device", "cpu") == 0
+    assert (tmp_path / "pictures" / "00000_0000.png").is_file()
+
+
+def test_lines_of_a_file_are_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("a cat\r\n  红色的圆 \n", encoding="utf-8")
+    assert read_prompts(path) == ["a cat", "红色的圆"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("{folder}", "either a prompt or --prompts"),
+        ("{folder} x --prompts {out}/p.txt", "either a prompt or --prompts"),
+        ("{folder} x -n 0", "-n: expected 1 or more"),
+        ("{folder} x --batch-size 0", "--batch-size: expected 1 or more"),
+        ("{folder} x --cfg-scale -1", "--cfg-scale: expected 0 or more, found -1"),
+        ("{folder} x --cfg-schedule cubic", "--cfg-schedule: expected constant, linear or cosine"),
+        ("{folder} x --cfg-interval 0.5 0.2", "--cfg-interval: expected 0 <= start"),
+        ("{folder} x --temperature 0", "--temperature: expected over 0"),
+        ("{folder} x --top-k 0", "--top-k: expected 1 or more"),
+        ("{folder} x --top-k 33", "--top-k: expected at most the 32 codes, found 33"),
+        ("{folder} x --top-p 0", "--top-p: expected over 0"),
+        ("{folder} x --tokens 15", "tokens: expected a square number"),
+        ("{folder} x --device nowhere", "--device nowhere"),
+        ("{folder}/vqrae x", "not a generator"),
+        ("{out}/gone x", "gone: no such folder"),
+        ("{folder} --prompts {out}/gone.txt", "gone.txt: cannot be read"),
+        ("{folder} --prompts {out}/empty.txt", "empty.txt: no prompts"),
+        ("{folder} --prompts {out}/gap.txt", "gap.txt: line 2: no prompt"),
+        ("{folder} --prompts {out}/bytes.txt", "bytes.txt: expected text in UTF-8"),
+        ("{folder} --prompts {out}/bad.jsonl", "bad.jsonl: line 1: expected an object with `prompt`"),
+        ("{folder} --prompts {out}/long.txt", "fit beside a picture"),
+    ],
+)
+def test_generate_refuses(
+    arguments: str,
+    named: str,
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, content in (
+        ("empty", b""),
+        ("gap", b"a\n\nb"),
+        ("bytes", b"\xff\xfe\x00"),
+        ("long", b"word " * 10_000),
+    ):
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    (tmp_path / "bad.jsonl").write_text('["a"]\n')
+    assert command(*arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and named in error and error.endswith("\n")
+    assert error.count("error: ") == 1
+    assert not (tmp_path / "pictures").exists()
