@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,31 +20,143 @@ JOBS = ("tokenizer", "understanding", "generation")
 ALLOWED = {
     "common": {"common"},
     **{job: {"common", job} for job in JOBS},
-    "evals": {"common", *JOBS, "evals", "vqrae"},
+    "evals": {"common", *JOBS, "evals"},
     "vqrae": {"common", *JOBS, "evals", "vqrae"},
+    "scripts": {"common", *JOBS, "evals", "vqrae", "scripts"},
+    "benchmarks": {"common", *JOBS, "evals", "vqrae", "benchmarks"},
 }
 OURS = set(ALLOWED)
+INSTALLED = OURS - {"scripts", "benchmarks"}
+FILES = sorted(path for name in ALLOWED for path in (ROOT / name).rglob("*.py"))
+# Started by their path, so that their own folder comes first on sys.path; all others are started with -m.
 SCRIPTS = sorted(
-    path for job in (*JOBS, "evals") for path in (ROOT / job).glob("*.py") if path.stem != "__init__"
+    path
+    for folder in (*JOBS, "benchmarks")
+    for path in (ROOT / folder).glob("*.py")
+    if path.stem != "__init__"
 )
 
 
-def imports(path: Path) -> set[str]:
+def module_name(path: Path) -> str:
+    """`common.data.stream`; a package by its folder's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Every module that a file names in an import, wherever it stands: late ones and those for types alone too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            found.add((node.module or "").split(".")[0])
+            assert node.level == 0 and node.module, f"{path}: imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        strangers = {name.split(".")[0] for name in imports(path)} & OURS - ALLOWED[package]
+        assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other, by Tarjan's algorithm on a graph of module -> imported modules."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(graph[module]):
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[module] = min(low[module], low[other])
+        if low[module] == index[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1 or module in graph[module]:
+                found.append(sorted(group))
+
+    for module in sorted(graph):
+        if module not in index:
+            visit(module)
     return found
 
 
-@pytest.mark.parametrize("package", [name for name in ALLOWED if (ROOT / name).is_dir()])
-def test_imports_run_one_way(package: str) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        strangers = imports(path) & OURS - ALLOWED[package]
-        assert not strangers, f"{path.relative_to(ROOT)} imports {strangers}"
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {name: set(imports(path) & MODULES.keys()) for name, path in MODULES.items()}
+    assert circles(graph) == []
+    # The search itself: a ring of three, with a tail, and a module that imports itself.
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"e"}}) == [
+        ["a", "b", "c"],
+        ["e"],
+    ]
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield node
+
+
+def renames(path: Path) -> list[int]:
+    """Lines that rename a file into place: `Path.rename`, `Path.replace`, `os.rename`, `os.replace`, `shutil.move`.
+
+    `str.replace` takes two arguments or more, `Path.replace` one; `dataclasses.replace` is called by its bare name.
+    """
+    lines = []
+    for call in calls(path):
+        function = call.func
+        if not isinstance(function, ast.Attribute):
+            continue
+        owner = function.value.id if isinstance(function.value, ast.Name) else ""
+        of_module = owner in ("os", "shutil") and function.attr in ("rename", "replace", "renames", "move")
+        of_path = function.attr in ("rename", "replace") and len(call.args) == 1 and owner != "dataclasses"
+        if of_module or of_path:
+            lines.append(call.lineno)
+    return lines
+
+
+def test_only_one_file_renames_files_into_place(tmp_path: Path) -> None:
+    for path in FILES:
+        if path != ROOT / "common" / "files.py":
+            assert not renames(path), f"{path.relative_to(ROOT)}:{renames(path)}"
+    planted = tmp_path / "planted.py"
+    planted.write_text(
+        "p.replace(q)\np.rename(q)\nos.replace(p, q)\nshutil.move(p, q)\n't'.replace('a', 'b')\n"
+    )
+    assert renames(planted) == [1, 2, 3, 4]
+
+
+def test_no_module_of_ours_is_reached_through_the_path() -> None:
+    """Nobody changes where Python looks for modules, but for the checkout of an external kit, which is none of ours."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == "path" and ast.unparse(node) == "sys.path":
+                assert path == ROOT / "evals" / "vlmeval" / "run.py", (
+                    f"{path.relative_to(ROOT)}:{node.lineno}"
+                )
+
+
+def test_files_and_functions_are_read_in_one_sitting() -> None:
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, f"{path.relative_to(ROOT)}: over 300 lines: two ideas?"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (path.name, node.name) != ("train.py", "train"):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert lines <= 60, f"{path.relative_to(ROOT)}: {node.name}: {lines} lines"
 
 
 def test_no_script_hijacks_an_import() -> None:
@@ -50,6 +164,15 @@ def test_no_script_hijacks_an_import() -> None:
     installed = set(importlib.metadata.packages_distributions()) | set(sys.stdlib_module_names)
     for path in SCRIPTS:
         assert path.stem not in installed - OURS, f"{path.relative_to(ROOT)} hides the module {path.stem}"
+
+
+def test_whoever_says_it_is_started_by_its_path_is() -> None:
+    """In folders below, and in evals and vqrae, modules are started with `-m` and say so."""
+    for path in FILES:
+        module = module_name(path)
+        by_path = f"python {path.relative_to(ROOT)}"
+        if path not in SCRIPTS and by_path in path.read_text(encoding="utf-8"):
+            raise AssertionError(f"{by_path}: is started as python -m {module}")
 
 
 def test_train_scripts_define_no_classes() -> None:
@@ -63,7 +186,7 @@ def test_only_what_is_listed_is_installed() -> None:
     listed = set(project["tool"]["setuptools"]["packages"])
     present = {
         str(path.parent.relative_to(ROOT)).replace("/", ".")
-        for name in OURS
+        for name in INSTALLED
         for path in (ROOT / name).rglob("__init__.py")
     }
     assert listed == present

@@ -208,12 +208,13 @@ def test_launcher_passes_arguments_and_adds_the_default_output(tmp_path: Path) -
     echo.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     echo.chmod(0o755)
     wrapper = REPO / "evals" / "run_reconstruction.sh"
-    script = f"{REPO}/evals/reconstruction/run.py"
+    module = ["-m", "evals.reconstruction.run"]
     default = run(wrapper, "a model", "--size", "8", PYTHON=str(echo), GPUS="1").stdout.splitlines()
-    assert default == [script, "a model", "--size", "8", "--output", f"{REPO}/runs/reconstruction"]
+    assert default == [*module, "a model", "--size", "8", "--output", f"{REPO}/runs/reconstruction"]
     for chosen in (["--output", "here"], ["--output=here"]):
-        assert run(wrapper, "m", *chosen, PYTHON=str(echo)).stdout.splitlines() == [script, "m", *chosen]
+        assert run(wrapper, "m", *chosen, PYTHON=str(echo)).stdout.splitlines() == [*module, "m", *chosen]
     several = run(wrapper, "m", PYTHON=str(echo), GPUS="8").stdout.splitlines()
     assert several[:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "8"]
+    assert several[5:8] == [*module, "m"]
     refused = run(wrapper, "m", PYTHON=str(echo), GPUS="all")
     assert refused.returncode == 2 and "GPUS" in refused.stderr

@@ -81,7 +81,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(shelf: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
-        REPO / "evals" / "vlmeval_run.py",
+        "-m",
+        "evals.vlmeval.run",
         shelf / "model",
         "--output",
         output,
