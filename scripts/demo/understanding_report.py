@@ -90,7 +90,7 @@ def accuracy(turns: Sequence[Turn], given: Sequence[str]) -> tuple[float, dict[s
 
 def chance(turns: Sequence[Turn]) -> tuple[float, dict[str, float]]:
     """What the most frequent answer of each kind would reach, over all and by kind."""
-    said = defaultdict(Counter)
+    said: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for turn in turns:
         said[turn.kind][turn.answer] += 1
     best = {kind: count.most_common(1)[0][1] for kind, count in sorted(said.items())}

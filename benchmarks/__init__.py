@@ -1,0 +1,1 @@
+"""One script per measured claim; what they measured stands in RESULTS.md."""
