@@ -100,8 +100,8 @@ def report(photos: Path, output: Path) -> None:
     from rich.table import Table
 
     from common.config import load_config
+    from common.data.evaluation import evaluation_loader
     from common.data.images import to_float
-    from common.data.stream import evaluation_loader
     from common.metrics.reconstruction import ReconstructionMetrics
     from common.models.vqrae_loading import load_vqrae
     from common.training.run import versions

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from common.data.stream import EvaluationLoader
+    from common.data.evaluation import EvaluationLoader
     from common.models.vqrae import VQRAE
 
 RESTARTS = 10  # k-means ends in local optima; the best of these is kept
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from common import dist
-    from common.data.stream import evaluation_loader
+    from common.data.evaluation import evaluation_loader
     from common.models.weight_files import weights_sha256
     from tokenizer.inference import load_model
 

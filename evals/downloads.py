@@ -6,18 +6,16 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.request import urlopen
 
+from common.files import cache_file, write_cache
+
 
 def kept_at(url: str) -> Path:
     """Where `have` keeps the file."""
-    from common.data.sources import cache_file
-
     return cache_file("downloads", url, suffix=PurePosixPath(url).suffix)
 
 
 def have(url: str, is_right: Callable[[bytes], bool], seconds: float = 10.0) -> bool:
     """Have the file of `url` at `kept_at(url)`; False where it cannot be had, or is not what it should be."""
-    from common.data.sources import write_atomically
-
     if kept_at(url).is_file():
         return True
     try:
@@ -27,5 +25,5 @@ def have(url: str, is_right: Callable[[bytes], bool], seconds: float = 10.0) -> 
         return False
     if not is_right(content):
         return False
-    write_atomically(kept_at(url), content)
+    write_cache(kept_at(url), content)
     return True

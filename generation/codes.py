@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
-from common.data.sources import StringTable
+from common.data.strings import StringTable
 from common.errors import UserError, one_line
+from common.files import whole_file
 
 MANIFEST = "codes.json"
 FORMAT = 1
@@ -119,16 +120,10 @@ def write_shard(
     arrays = {"codes": packed.astype("<u2")}
     texts = {"captions": [caption or "" for caption in captions], "keys": keys, "skipped": skipped}
     for name, strings in texts.items():
-        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
-        arrays[name] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        arrays[f"{name}_ends"] = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(save(arrays, metadata={"facts": facts.to_json()}))
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        table = StringTable(strings)
+        arrays[name], arrays[f"{name}_ends"] = table.content, table.ends
+    with whole_file(path) as partial:
+        save_file(arrays, partial, metadata={"facts": facts.to_json()})
 
 
 @dataclass(frozen=True)
@@ -189,7 +184,8 @@ class Shard:
             self._codes = self._file.get_slice("codes")
             self._length = int(self._codes.get_shape()[0])
             self._captions, self._keys, self.skipped = (
-                _Strings(self._file, name) for name in ("captions", "keys", "skipped")
+                StringTable.of(self._file.get_slice(name), self._file.get_tensor(f"{name}_ends"))
+                for name in ("captions", "keys", "skipped")
             )
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"{path}: no shard of codes, or a damaged one: {one_line(error)}") from error
@@ -204,23 +200,6 @@ class Shard:
         except ValueError as error:
             raise UserError(str(error)) from error
         return CodeSample(codes=codes, caption=self._captions[index] or None, key=self._keys[index])
-
-
-class _Strings(Sequence[str]):
-    """Strings of a shard; each is read when it is asked for."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self._ends = file.get_tensor(f"{name}_ends")
-        self._content = file.get_slice(name)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        first, end = int(self._ends[index]), int(self._ends[index + 1])
-        return self._content[first:end].tobytes().decode("utf-8", "surrogateescape") if end > first else ""
 
 
 @lru_cache(maxsize=512)  # open at once; a shard is opened in a fraction of a millisecond

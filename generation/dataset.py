@@ -12,13 +12,15 @@ Legend: B sequences, L their padded length, N codes of a picture, M = B N.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
-from common.data.order import block_counts, derive_key, locate, permuted
+from common.data.mixture import Mixture
+from common.data.order import dealt, derive_key, permuted
 from common.data.stream import training_loader
 from common.data.workers import in_workers
 from common.errors import UserError
@@ -122,11 +124,7 @@ def training_batches(
         UserError: a source or its codes cannot be opened, or the codes are those of other pictures or another VQRAE.
     """
 
-    def positions(step: int) -> list[int]:
-        """After n micro-batches on each rank, the stream stands at `start + n * world * micro_size`."""
-        first = step * micro_size
-        return [start + place * world + rank for place in range(first, first + micro_size)]
-
+    positions = partial(dealt, size=micro_size, rank=rank, world=world, start=start)
     if config.codes is not None:
         stream = CodeStream(config, seed, builder)
         plan = lambda: map(positions, count())  # noqa: E731
@@ -143,18 +141,18 @@ class CodeStream:
 
     def __init__(self, config: GenerationDataConfig, seed: int, builder: SequenceBuilder) -> None:
         assert config.codes is not None
-        self.config, self.seed, self.builder = config, seed, builder
+        self.builder = builder
         self._folders = [CodeFolder(code_folder(config.codes, n)) for n in range(len(config.sources))]
-        self._counts = block_counts([source.weight for source in config.sources])
+        self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
         for folder in self._folders:
             check_codes(folder, config, builder.vocabulary)
 
     def sample(self, position: int) -> CodeSample:
         """Raises `UserError` for a damaged shard."""
-        number, local = locate(position, self._counts, self.seed, self.config.lanes)
-        folder, key = self._folders[number], derive_key(self.seed, "source", number)
+        number, local, seed = self._mixture[position]
+        folder = self._folders[number]
         epoch, offset = divmod(local, len(folder))
-        return folder.read(permuted(offset, len(folder), derive_key(key, "epoch", epoch)))
+        return folder.read(permuted(offset, len(folder), derive_key(seed, "epoch", epoch)))
 
     def batch(self, positions: list[int]) -> Batch:
         samples = [self.sample(position) for position in positions]

@@ -65,7 +65,8 @@ def extract(config: GenerationConfig, batch_size: int, shard_size: int) -> None:
             too many pictures cannot be read.
     """
     from common import dist
-    from common.data.sources import IndexedSource, open_source
+    from common.data.open import open_source
+    from common.data.sources import IndexedSource
     from generation.assemble import assemble_vqrae
     from generation.code_encoder import CodeEncoder
     from generation.codes import CodeFacts
@@ -117,7 +118,7 @@ def extract_source(
 
     from common import dist
     from common.data.corrupt import CorruptCounter
-    from common.data.stream import EvaluationLoader
+    from common.data.evaluation import EvaluationLoader
     from generation.codes import MANIFEST, shard_path, write_shard
 
     _claim(folder, facts)
@@ -129,7 +130,13 @@ def extract_source(
     for number in mine:
         images.extend(range(number * facts.shard_size, min((number + 1) * facts.shard_size, facts.images)))
     loader = EvaluationLoader(
-        source, images, data.image_size, batch_size, data.workers, True, data.max_pixels
+        source=source,
+        images=images,
+        size=data.image_size,
+        batch=batch_size,
+        workers=data.workers,
+        skip_corrupt=True,
+        max_pixels=data.max_pixels,
     )
     corrupt = CorruptCounter(data.max_corrupt_share)
     shard: dict[str, list[Any]] = {"codes": [], "captions": [], "keys": [], "skipped": []}

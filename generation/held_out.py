@@ -7,7 +7,7 @@ import math
 import torch
 
 from common import dist
-from common.data.stream import evaluation_loader
+from common.data.evaluation import evaluation_loader
 from common.errors import UserError
 from common.training.engine import autocast
 from generation.code_encoder import CodeEncoder

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from common import dist
+from common.data.evaluation import evaluation_loader
 from common.data.images import to_float, to_pil
-from common.data.stream import evaluation_loader
 from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.training.engine import autocast

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.data.sources import cache_file, write_atomically
 from common.errors import UserError, one_line
+from common.files import cache_file, write_cache
 from understanding.conversation import BadSample, Conversation, Encoded, encode_all, read_conversation
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Annotations:
             raise UserError(f"{self.path}: data.sources.annotations: holds no records")
         content = io.BytesIO()
         np.save(content, table)
-        write_atomically(self._cache, content.getvalue())
+        write_cache(self._cache, content.getvalue())
 
     def _rows_of(self, records: list[tuple[int, int, Any]]) -> np.ndarray:
         rows = np.zeros(len(records), ROW)

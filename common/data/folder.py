@@ -8,7 +8,8 @@ from pathlib import Path
 
 from common.data.config import SourceConfig
 from common.data.images import EXTENSIONS
-from common.data.sources import IndexedSource, RawImage, StringTable
+from common.data.sources import IndexedSource, RawImage
+from common.data.strings import StringTable
 from common.errors import UserError, one_line
 
 CAPTION_FILE = "captions.jsonl"

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import fsspec.asyn
 
 from common.data.config import SourceConfig
-from common.data.hub import image_data, is_saved_to_disk, refuse, select_columns
+from common.data.hub_rows import image_data, is_saved_to_disk, refuse, select_columns
 from common.data.order import derive_key, permuted
-from common.data.sources import RawImage, Source, cache_file, write_atomically
+from common.data.sources import RawImage, Source
 from common.errors import UserError, one_line
+from common.files import cache_file, write_cache
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -186,7 +187,7 @@ class _ShardReader:
         known = self.length(shard)
         if known is None:
             self._lengths[shard] = length
-            write_atomically(file, str(length).encode())
+            write_cache(file, str(length).encode())
         elif known != length:
             raise UserError(
                 f"{self.name}: shard {shard} has {length} rows and had {known}; if that is right, "

@@ -9,10 +9,6 @@ a Feistel network with cycle walking (Black and Rogaway, 2002, "Ciphers with arb
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import accumulate
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -49,48 +45,9 @@ def _mix(value: int, turn: int) -> int:
     return value ^ (value >> 31)
 
 
-def block_counts(weights: Sequence[float], longest: int = 1000) -> tuple[int, ...]:
-    """How often each source comes in one block of the mixture: small integers in proportion to `weights`.
+def dealt(step: int, size: int, rank: int, world: int, start: int) -> list[int]:
+    """The global positions of rank `rank` in micro-batch `step` of `size`.
 
-    The shortest block that is exact is taken (27, 5, 4 gives 36 samples), else the closest one of at most
-    `longest` samples. Every source comes at least once.
+    After n micro-batches on each rank, the stream stands at `start + n * world * size`.
     """
-    total = sum(weights)
-    shares = [weight / total for weight in weights]
-    best: tuple[float, tuple[int, ...]] | None = None
-    for block in range(len(shares), max(longest, len(shares)) + 1):
-        counts = tuple(max(1, round(share * block)) for share in shares)
-        error = max(abs(count / sum(counts) - share) for count, share in zip(counts, shares, strict=True))
-        if best is None or error < best[0]:
-            best = error, counts
-        if error < 1e-9:
-            break
-    assert best is not None
-    return best[1]
-
-
-def locate(position: int, counts: tuple[int, ...], seed: int, lanes: int) -> tuple[int, int]:
-    """Which source the sample at a global `position` comes from, and its position within that source.
-
-    Positions are dealt to `lanes` in turn. Each lane runs through blocks in which source s comes `counts[s]`
-    times, in an order drawn per lane and block; so the n-th sample of s in lane v has the local position `n *
-    lanes + v`. Local positions of a source are therefore each used once, and modulo `lanes` they keep their
-    lane.
-    """
-    row, lane = divmod(position, lanes)
-    block, offset = divmod(row, sum(counts))
-    source, earlier = _block_schedule(counts, derive_key(seed, "mixture", lane, block))[offset]
-    return source, (block * counts[source] + earlier) * lanes + lane
-
-
-@lru_cache(maxsize=1024)  # the lanes that one process reads, each within one block
-def _block_schedule(counts: tuple[int, ...], key: int) -> list[tuple[int, int]]:
-    """For each offset in a block: the source, and how often it came before within the block."""
-    ends = list(accumulate(counts))
-    seen = [0] * len(counts)
-    schedule = []
-    for offset in range(ends[-1]):
-        source = bisect_right(ends, permuted(offset, ends[-1], key))
-        schedule.append((source, seen[source]))
-        seen[source] += 1
-    return schedule
+    return [start + place * world + rank for place in range(step * size, (step + 1) * size)]

@@ -16,7 +16,8 @@ import numpy as np
 
 from common.data.config import SourceConfig
 from common.data.order import derive_key, permuted
-from common.data.sources import IndexedSource, RawImage, StringTable
+from common.data.sources import IndexedSource, RawImage
+from common.data.strings import StringTable
 from common.data.tar_index import count_samples, load_index, read_at
 from common.errors import UserError
 

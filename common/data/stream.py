@@ -1,4 +1,4 @@
-"""The training stream (position in, sample out), and the loader of an evaluation.
+"""The training stream: position in, sample out.
 
 The sample at global position p is a pure function of (config, seed, p): the mixture schedule names the source
 and the position in it, the source's own order names the image, and crop and flip are drawn from a generator
@@ -9,61 +9,23 @@ saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.data.config import MAX_PIXELS, DataConfig, SourceConfig
+from common.data.batch import Batch, Sample, collate
+from common.data.config import DataConfig
 from common.data.images import CorruptImage, ImageTransform, open_image
-from common.data.order import block_counts, derive_key, locate
-from common.data.sources import IndexedSource, open_source
+from common.data.mixture import Mixture
+from common.data.open import open_source
+from common.data.order import dealt, derive_key
 from common.data.workers import in_workers
 from common.errors import UserError
 
-__all__ = [
-    "Batch",
-    "DataConfig",
-    "EvaluationLoader",
-    "ImageStream",
-    "Sample",
-    "TrainingLoader",
-    "evaluation_loader",
-    "training_loader",
-]
-
 ATTEMPTS = 16  # images tried at one position before the source is given up
-
-
-class Sample(TypedDict):
-    pixels: Tensor  # uint8 (3, S, S)
-    caption: str | None
-    key: str  # unique in its source
-    skipped: list[str]  # `source/key: reason` of unreadable images, which this one stands for
-
-
-class Batch(TypedDict):
-    pixels: Tensor  # uint8 (B, 3, S, S)
-    caption: list[str | None]
-    key: list[str]
-    skipped: list[str]
-
-
-def collate(samples: list[Sample], size: int) -> Batch:
-    pixels = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
-    for place, sample in enumerate(samples):
-        pixels[place] = sample["pixels"]
-    return {
-        "pixels": pixels,
-        "caption": [sample["caption"] for sample in samples],
-        "key": [sample["key"] for sample in samples],
-        "skipped": [line for sample in samples for line in sample["skipped"]],
-    }
 
 
 class ImageStream(Dataset[Sample]):
@@ -72,15 +34,15 @@ class ImageStream(Dataset[Sample]):
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self._sources = [open_source(source, config.lanes) for source in config.sources]
-        self._counts = block_counts([source.weight for source in config.sources])
+        self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
         self._transform = ImageTransform(config.image_size, config.crop, config.flip)
 
     def __getitem__(self, position: int) -> Sample:
         """Raises:
         UserError: a source cannot be read, or `ATTEMPTS` images tried at this position are corrupt.
         """
-        number, local = locate(position, self._counts, self.seed, self.config.lanes)
-        source, seed = self._sources[number], derive_key(self.seed, "source", number)
+        number, local, seed = self._mixture[position]
+        source = self._sources[number]
         skipped: list[str] = []
         for attempt in range(ATTEMPTS):
             raw = source.sample(local, seed, attempt)
@@ -135,8 +97,7 @@ class TrainingLoader:
     def _plan(self) -> Iterator[list[int]]:
         """For each micro-batch, the global positions of worker 0, of worker 1, ..."""
         for step in count():
-            first = step * self.micro_batch
-            batch = [self.start + m * self.world + self.rank for m in range(first, first + self.micro_batch)]
+            batch = dealt(step, self.micro_batch, self.rank, self.world, self.start)
             yield from (batch[self._places(step, worker)] for worker in range(self._shares))
 
     def _places(self, step: int, worker: int) -> slice:
@@ -155,84 +116,3 @@ class TrainingLoader:
             pixels[places], captions[places], keys[places] = share["pixels"], share["caption"], share["key"]
         skipped = [line for share in shares for line in share["skipped"]]
         return {"pixels": pixels, "caption": captions, "key": keys, "skipped": skipped}
-
-
-def evaluation_loader(
-    source: IndexedSource | SourceConfig | str | Path,
-    size: int,
-    batch: int,
-    rank: int = 0,
-    world: int = 1,
-    *,
-    workers: int = 0,
-    limit: int | None = None,
-    skip_corrupt: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    whole_batches: bool = False,
-) -> EvaluationLoader:
-    """Every image once over all ranks, centre-cropped, without padding: the last batch is partial.
-
-    `source` may be a folder's path. `limit` keeps the first images only. With `skip_corrupt`, unreadable
-    images are left out of their batch (which may become empty) and stand in its `skipped`; else they end the
-    evaluation. With `whole_batches`, batches are cut from the whole set and dealt to ranks, so that an image
-    stands beside the same others in any world size and a model's output for it is equal to the last bit;
-    else images are dealt one by one, which leaves fewer ranks idle where the set is small.
-
-    Raises:
-        UserError: the source cannot be opened, or can only be streamed.
-    """
-    if isinstance(source, (str, Path)):
-        source = SourceConfig(kind="folder", path=str(source))
-    if isinstance(source, SourceConfig):
-        opened = open_source(source)
-        if not isinstance(opened, IndexedSource):
-            raise UserError(f"{source.path}: streaming: an evaluation reads each image once; set it to false")
-        source = opened
-    images = range(len(source) if limit is None else min(limit, len(source)))
-    own: Sequence[int] = images[rank::world]
-    if whole_batches:
-        own = [at for first in images[rank * batch :: world * batch] for at in images[first : first + batch]]
-    return EvaluationLoader(source, own, size, batch, workers, skip_corrupt, max_pixels)
-
-
-class EvaluationLoader:
-    """Iterates over this rank's `Batch`es; `len` is their number, `images` the indices of the images."""
-
-    def __init__(
-        self,
-        source: IndexedSource,
-        images: Sequence[int],
-        size: int,
-        batch: int,
-        workers: int,
-        skip_corrupt: bool,
-        max_pixels: int,
-    ) -> None:
-        self.source, self.images, self.batch = source, images, batch
-        self._workers, self._skip_corrupt, self._max_pixels = workers, skip_corrupt, max_pixels
-        self._size, self._transform = size, ImageTransform(size, "center", flip=False)
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return in_workers(self._load, self._plan, self._workers, prefetch=2)
-
-    def _plan(self) -> Iterator[list[int]]:
-        return (list(self.images[at : at + self.batch]) for at in range(0, len(self.images), self.batch))
-
-    def _load(self, indices: list[int]) -> Batch:
-        samples: list[Sample] = []
-        skipped: list[str] = []
-        rng = np.random.default_rng(0)  # nothing random is left in the transform
-        for index in indices:
-            raw = self.source.read(index)
-            try:
-                pixels = self._transform(open_image(raw.data, self._max_pixels), rng)
-            except CorruptImage as error:
-                skipped.append(f"{self.source.name}/{raw.key}: {error.reason}")
-                if not self._skip_corrupt:
-                    raise UserError(skipped[-1]) from error
-            else:
-                samples.append({"pixels": pixels, "caption": raw.caption, "key": raw.key, "skipped": []})
-        return {**collate(samples, self._size), "skipped": skipped}

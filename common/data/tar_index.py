@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from common.data.images import EXTENSIONS
-from common.data.sources import cache_file, write_atomically
 from common.errors import UserError, one_line
+from common.files import cache_file, write_cache
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _scan(path: str, cached: Path) -> ShardIndex:
     )
     buffer = io.BytesIO()
     np.savez(buffer, keys=index.keys, images=index.images, texts=index.texts)
-    write_atomically(cached, buffer.getvalue())
+    write_cache(cached, buffer.getvalue())
     return index
 
 

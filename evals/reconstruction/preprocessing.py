@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.config import SourceConfig
-from common.data.stream import EvaluationLoader, evaluation_loader
+from common.data.evaluation import EvaluationLoader, evaluation_loader
 from common.metrics.reconstruction import PSNR_CEILING
 from common.models.vqrae import VQRAE
 
@@ -54,12 +54,17 @@ def open_pictures(
             fewer pictures is another score.
     """
     source = SourceConfig(kind="shards" if path.endswith(".tar") else "folder", path=path)
-    loader = evaluation_loader(
-        source, size, batch, rank, world, workers=workers, limit=limit, whole_batches=True
+    return evaluation_loader(
+        source,
+        size,
+        batch,
+        rank,
+        world,
+        workers=workers,
+        limit=limit,
+        whole_batches=True,
+        transform=Squash(size) if protocol == "squash" else None,
     )
-    if protocol == "squash":
-        loader._transform = Squash(size)  # type: ignore[assignment]
-    return loader
 
 
 def describe(protocol: Protocol, size: int, model: VQRAE, lpips: bool, fid: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ order shows beyond its 8th digit, and is rounded to six decimals.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from evals.reconstruction.examples import Examples, gather
 from tokenizer.inference import reconstruct
 
 if TYPE_CHECKING:
-    from common.data.stream import EvaluationLoader
+    from common.data.evaluation import EvaluationLoader
     from common.metrics.reconstruction import ReconstructionMetrics
     from common.models.vqrae import VQRAE
     from evals.reconstruction.progress import Progress
@@ -37,7 +38,7 @@ def score(
 
     Args:
         metrics: without any image yet.
-        loader: this rank's whole batches (`protocols.open_pictures`).
+        loader: this rank's whole batches (`preprocessing.open_pictures`).
         progress: where this rank's part is kept; None keeps nothing.
     """
     rows, examples = gather(*_score_own(model, metrics, loader, progress))
@@ -54,10 +55,9 @@ def _score_own(
 ) -> tuple[list[Row], Examples]:
     rows, examples = progress.resume(metrics) if progress is not None else ([], Examples())
     done, total = len(rows), len(loader.images)  # whole batches
-    loader.images = loader.images[done:]
-    places = iter(loader.images)
+    places = iter(loader.images[done:])
     with tqdm(total=total, initial=done, unit="image", desc="reconstruct", disable=not dist.is_main()) as bar:
-        for batch in loader:
+        for batch in replace(loader, start=done):
             pixels = batch["pixels"].to(metrics.device)
             rebuilt, codes = reconstruct(model, to_float(pixels))
             rebuilt = to_uint8(rebuilt)

@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from common.data.order import block_counts, derive_key, locate, permuted
+from common.data.mixture import Mixture, block_counts, locate
+from common.data.order import dealt, derive_key, permuted
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 16, 17, 100, 1000, 1025])
@@ -62,6 +63,19 @@ def test_the_order_never_changes_between_versions() -> None:
     assert [locate(position, (2, 1), seed=7, lanes=2) for position in range(6)] == [
         (1, 0), (0, 1), (0, 0), (1, 1), (0, 2), (0, 3)
     ]  # fmt: skip
+
+    mixture = Mixture([27, 5, 4], lanes=2, seed=7)
+    assert [mixture[position] for position in (0, 1, 35, 1000)] == [
+        (0, 0, 657319525300008837),
+        (0, 1, 657319525300008837),
+        (0, 29, 657319525300008837),
+        (1, 136, 414407381766726672),
+    ]
+
+
+def test_ranks_are_dealt_every_position_once() -> None:
+    taken = [dealt(step, 3, rank, 2, start=5) for step in range(2) for rank in range(2)]
+    assert taken == [[5, 7, 9], [6, 8, 10], [11, 13, 15], [12, 14, 16]]
 
 
 def test_outside_of_the_range_is_refused() -> None:

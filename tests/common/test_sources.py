@@ -11,8 +11,10 @@ from image_sets import add_member, encoded, make_dataset, make_folder, make_parq
 from common.config import ConfigError, validate
 from common.data.config import DataConfig, SourceConfig
 from common.data.images import open_image
+from common.data.open import open_source
 from common.data.shards import expand_braces
-from common.data.sources import IndexedSource, RawImage, Source, StringTable, open_source
+from common.data.sources import IndexedSource, RawImage, Source
+from common.data.strings import StringTable
 from common.errors import UserError
 
 COUNTS = [7, 0, 12, 5, 13]  # images per shard or file; neither of one size nor multiples of a block
@@ -269,6 +271,10 @@ def test_string_tables_hold_any_file_name() -> None:
     names = ["", "a", "größe", "bad-\udcff", "x" * 1000]
     table = StringTable(names)
     assert [table[index] for index in range(len(table))] == names
+    assert list(StringTable.of(table.content, table.ends)) == names
+    assert not len(StringTable([])) and list(StringTable([""])) == [""]
+    with pytest.raises(IndexError):
+        table[len(names)]
 
 
 # ---- what is refused: one line that names the path -------------------------------------------------------

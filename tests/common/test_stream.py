@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from image_sets import encoded, make_folder, make_parquet, make_shards, number_of
+from PIL import Image
 
+from common.data.batch import Batch
 from common.data.config import DataConfig, SourceConfig
 from common.data.corrupt import CorruptCounter
-from common.data.stream import Batch, ImageStream, evaluation_loader, training_loader
+from common.data.evaluation import evaluation_loader
+from common.data.stream import ImageStream, training_loader
 from common.errors import UserError
 
 COUNTS = [7, 12, 5, 13]
@@ -287,6 +290,22 @@ def test_whole_batches_are_those_of_one_process(tmp_path: Path) -> None:
         dealt = [load(rank, world) for rank in range(world)]
         assert [dealt[at % world][at // world] for at in range(3)] == alone
         assert sum(map(len, dealt)) == 3
+
+
+def test_an_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = evaluation_loader(make_folder(tmp_path, 11), 6, 4)
+    rest = replace(whole, start=8)
+    assert len(rest) == 1 and [batch["key"] for batch in rest] == [list(whole)[2]["key"]]
+    assert len(replace(whole, start=11)) == 0 and not list(replace(whole, start=11))
+
+
+def test_an_evaluation_makes_squares_as_it_is_told(tmp_path: Path) -> None:
+    def black(picture: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        return torch.zeros(3, 6, 6, dtype=torch.uint8)
+
+    source = make_folder(tmp_path, 3)
+    seen = [batch["pixels"] for batch in evaluation_loader(source, 6, 2, transform=black)]
+    assert [pixels.shape[0] for pixels in seen] == [2, 1] and not any(pixels.any() for pixels in seen)
 
 
 def test_more_ranks_than_images_and_a_limit(tmp_path: Path) -> None:

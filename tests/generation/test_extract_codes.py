@@ -11,8 +11,8 @@ import tiny_generator
 import torch
 
 import generation.codes
+from common.data.evaluation import evaluation_loader
 from common.data.images import to_float
-from common.data.stream import evaluation_loader
 from common.errors import UserError
 from common.models.vqrae import VQRAE
 from generation.codes import CodeFolder, open_shard, shard_path
