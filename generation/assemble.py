@@ -1,18 +1,24 @@
-"""From a recipe to a generator: VQRAE, language model and text tokenizer, joined by the visual vocabulary."""
+"""From a recipe to a generator: VQRAE, language model and text tokenizer, joined by the visual vocabulary; and to its
+engine."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from common import dist
 from common.errors import UserError, one_line
 from common.models.encoder_loading import build_encoder, check_architecture, resolve_folder
 from common.models.vqrae import VQRAE, VQRAEConfig
 from common.models.vqrae_loading import load_vqrae
+from common.training.engine import deepspeed_config, start_engine
+from common.training.optim import constant_factor, cosine_factor, parameter_groups, with_muon
 from generation.config import GenerationConfig, LanguageModelConfig, ModelConfig, TokenizerReference
 from generation.model_folder import GeneratorFolder, load_generator, load_language_model, load_text_tokenizer
+from generation.objective import NextCode
 from generation.vocabulary import CONFIG_KEY, VisualVocabulary, expand, vqrae_hash
 
 
@@ -108,6 +114,22 @@ def _scratch(stated: LanguageModelConfig, attn_implementation: str = "sdpa") -> 
         )
     except Exception as error:  # transformers' strict configs raise their own kinds
         raise UserError(f"model.language_model.architecture: {one_line(error)}") from error
+
+
+def start_generator(model: NextCode, config: GenerationConfig) -> Any:
+    """The engine around the language model with its loss."""
+    rates = config.optimizer
+    settings = deepspeed_config(config.engine, config.batch, dist.world(), rates.adamw.max_grad_norm)
+
+    def schedule(group: dict[str, Any]) -> Callable[[int], float]:
+        if rates.schedule == "cosine":
+            return cosine_factor(rates.lr, 0.0, rates.warmup_steps, config.steps)
+        return constant_factor(rates.warmup_steps)
+
+    groups = parameter_groups("generator", [model], rates.lr, rates.adamw.weight_decay)
+    if rates.muon is not None:
+        groups = with_muon(groups, rates.muon, model.language_model.get_output_embeddings().weight)
+    return start_engine(model, groups, schedule, rates.adamw.betas, rates.adamw.eps, settings)
 
 
 def generator_on_meta(config: ModelConfig) -> tuple[Any, VQRAE]:

@@ -12,8 +12,8 @@ from common.config import configclass
 from common.data.config import DataConfig, SourceConfig
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
-from common.training.metrics import LoggingConfig
 from common.training.optim import AdamWConfig, MuonConfig
+from common.training.reporter import LoggingConfig
 from generation.sampling import Sampling
 
 Architecture = dict[str, int | float | str | bool]

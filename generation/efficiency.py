@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from common import dist
-from common.training.efficiency import attention_flops, peak_flops, weight_flops
+from common.training.efficiency import Efficiency, attention_flops, weight_flops
 from generation.config import LossVocabulary
 from generation.dataset import Batch
 from generation.vocabulary import VisualVocabulary
 
 
-class Efficiency:
-    """Counts of a micro-batch, and what their rates say: pictures and tokens per second, MFU, the share of padding.
+class GenerationEfficiency(Efficiency):
+    """Counts of a micro-batch: pictures, tokens, positions and operations.
 
     Args:
         model: the language model, on any device.
@@ -27,6 +26,7 @@ class Efficiency:
     def __init__(
         self, model: Any, vocabulary: VisualVocabulary, over: LossVocabulary, device: torch.device
     ) -> None:
+        super().__init__(device)
         shape = model.config
         self._layers, self._codes = shape.num_hidden_layers, vocabulary.image_tokens
         self._width = shape.num_attention_heads * shape.head_dim
@@ -36,10 +36,9 @@ class Efficiency:
         self._token = weight_flops(body, learns=True)
         rows = vocabulary.codebook_size if over == "codes" else vocabulary.rows
         self._head = weight_flops(rows * shape.hidden_size, learns=True)
-        self._peak = peak_flops(device)
 
     def count(self, batch: Batch) -> dict[str, float]:
-        """Of one micro-batch: pictures, real tokens, positions with the padded ones, operations."""
+        """Of one micro-batch; tokens are real ones, positions also the padded ones."""
         lengths = [
             length + self._codes - 1 for length in batch["prompt_lengths"]
         ]  # the last code is not read
@@ -53,11 +52,3 @@ class Efficiency:
             "positions": batch["input_ids"].numel(),
             "flops": sum(lengths) * self._token + len(batch["targets"]) * self._head + attention,
         }
-
-    def rates(self, watch: dict[str, float]) -> dict[str, float]:
-        """What `Stopwatch.take` gave, for a line: `mfu` only where the GPU's peak is known."""
-        positions, flops = watch.pop("positions_per_second"), watch.pop("flops_per_second")
-        watch["padding"] = 1 - watch["tokens_per_second"] / max(positions, 1e-9)
-        if self._peak is not None:
-            watch["mfu"] = flops / (self._peak * dist.world())
-        return watch

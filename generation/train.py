@@ -48,17 +48,19 @@ def train(config: GenerationConfig) -> None:
     import torch
 
     from common import dist
+    from common.data.corrupt import CorruptCounter
     from common.training.checkpoint import Checkpoints
-    from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
+    from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.reporter import Reporter
     from common.training.run import finish_run, open_run, record_run
-    from generation.assemble import assemble_generator
+    from common.training.state import Fact, TrainingState
+    from generation import assemble
     from generation.code_encoder import CodeEncoder
     from generation.dataset import SequenceBuilder, training_batches
-    from generation.efficiency import Efficiency
+    from generation.efficiency import GenerationEfficiency
     from generation.held_out import HeldOut
     from generation.objective import NextCode
     from generation.training_samples import SamplePictures
-    from generation.training_state import TrainingState
 
     # --- The process group, the run's folder, and the models
     device = dist.start()
@@ -68,14 +70,19 @@ def train(config: GenerationConfig) -> None:
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
     latest = checkpoints.latest()
 
-    generator = assemble_generator(config)
+    generator = assemble.assemble_generator(config)
     vocabulary = generator.vocabulary
     model = NextCode(generator.model, vocabulary, config.loss_vocabulary).to(device)
     encoder = CodeEncoder(generator.vqrae.to(device), config.model.tokenizer.precision)
 
-    # --- The engine; then back to where a former run was
-    state = TrainingState(config, model)
-    engine = state.engine
+    # --- The engine, and what changes beside it; then back to where a former run was
+    engine = assemble.start_generator(model, config)
+    corrupt = CorruptCounter(config.data.max_corrupt_share)
+    state = TrainingState(
+        engines={"generator": engine},
+        parts={"corrupt": corrupt},
+        facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
+    )
     start = state.load(latest) if latest else 0
     record_run(run, config)
 
@@ -92,13 +99,13 @@ def train(config: GenerationConfig) -> None:
     if latest is not None:
         reporter.say(f"{run}: resuming from step {start}")
     terms, watch = Terms(device), Stopwatch(device)
-    efficiency = Efficiency(generator.model, vocabulary, config.loss_vocabulary, device)
+    efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
     for step in range(start + 1, config.steps + 1):
         for _ in range(accumulation):
             with watch.waiting():
                 batch = next(batches)
-            state.corrupt.add(batch["skipped"], batch["samples"])
+            corrupt.add(batch["skipped"], batch["samples"])
             output = engine(
                 batch["input_ids"].to(device, non_blocking=True),
                 batch["predictors"].to(device, non_blocking=True),
@@ -124,7 +131,7 @@ def train(config: GenerationConfig) -> None:
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line["lr"] = engine.optimizer.param_groups[0]["lr"]
             line |= efficiency.rates(watch.take())
-            line |= {"memory_gib": memory_gib(device), "skipped": state.check_corrupt()}
+            line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
         if step % config.logging.evaluate_every == 0 or last:
             scores = held_out.evaluate(model, device)

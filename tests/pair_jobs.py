@@ -16,6 +16,7 @@ import torch
 from common import dist
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
+from common.training.state import TrainingState
 from evals.geneval import run as geneval
 from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
@@ -23,13 +24,10 @@ from generation import picture_folder as picture_files
 from generation import train as generation_train
 from generation.generator import Generator
 from generation.sampling import Sampling
-from generation.training_state import TrainingState as GenerationState
 from tokenizer import train as tokenizer_train
-from tokenizer.training_state import TrainingState
 from understanding import assemble
 from understanding import train as understanding_train
 from understanding.export import export_model, save_adapter
-from understanding.training_state import TrainingState as UnderstandingState
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -44,38 +42,37 @@ def train_tokenizer(
     Args:
         stop_after: interrupt the run once the checkpoint of this step is written.
     """
-    kept: list[TrainingState] = []
-    start = TrainingState.__init__
-
-    def remember(self: TrainingState, *inputs: Any) -> None:
-        kept.append(self)
-        start(self, *inputs)
-
     config = tiny.tokenizer_recipe(Path(pictures), Path(output), *overrides)
-    with mock.patch.object(TrainingState, "__init__", remember), stopped(TrainingState, stop_after):
+    with stopped(stop_after) as kept:
         tokenizer_train.train(config)
-    return {"weights": digest(kept[0].model)}
+    return {"weights": digest(kept[0].engines["generator"].module)}
 
 
 def train_understanding(shelf: str, output: str, overrides: list[str], stop_after: int | None = None) -> None:
     """Train the tiny recipe of understanding; `stop_after` as above."""
     config = tiny.understanding_recipe(Path(shelf), Path(output), *overrides)
-    with stopped(UnderstandingState, stop_after):
+    with stopped(stop_after):
         understanding_train.train(config)
 
 
 @contextlib.contextmanager
-def stopped(state: Any, after: int | None) -> Iterator[None]:
-    """Interrupts a run inside once it has saved the checkpoint of step `after`."""
-    save = state.save
+def stopped(after: int | None) -> Iterator[list[TrainingState]]:
+    """Interrupts a run inside once it has saved the checkpoint of step `after`; gives what the run has changed."""
+    kept: list[TrainingState] = []
+    start, save = TrainingState.__init__, TrainingState.save
 
-    def save_and_stop(self: Any, checkpoints: Any, step: int) -> None:
+    def remember(self: TrainingState, *inputs: Any, **named: Any) -> None:
+        kept.append(self)
+        start(self, *inputs, **named)
+
+    def save_and_stop(self: TrainingState, checkpoints: Any, step: int) -> None:
         save(self, checkpoints, step)
         if step == after:
             raise KeyboardInterrupt
 
-    with mock.patch.object(state, "save", save_and_stop), contextlib.suppress(KeyboardInterrupt):
-        yield
+    patches = {"__init__": remember, "save": save_and_stop}
+    with mock.patch.multiple(TrainingState, **patches), contextlib.suppress(KeyboardInterrupt):
+        yield kept
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -101,17 +98,10 @@ def train_generator(
     shelf: str, output: str, overrides: list[str], stop_after: int | None = None
 ) -> dict[str, Any]:
     """Train the tiny generator; returns a digest of the weights that this rank ends with. `stop_after` as above."""
-    kept: list[GenerationState] = []
-    start = GenerationState.__init__
-
-    def remember(self: GenerationState, *inputs: Any) -> None:
-        kept.append(self)
-        start(self, *inputs)
-
     config = tiny_generator.recipe(Path(shelf), Path(output), *overrides)
-    with mock.patch.object(GenerationState, "__init__", remember), stopped(GenerationState, stop_after):
+    with stopped(stop_after) as kept:
         generation_train.train(config)
-    return {"weights": digest(kept[0].model)}
+    return {"weights": digest(kept[0].engines["generator"].module)}
 
 
 def extract_codes(shelf: str, folder: str, batch_size: int, shard_size: int) -> None:

@@ -1,19 +1,22 @@
-"""From a recipe to models: VQRAE, the teacher of its self-distillation, the discriminator, and their groups."""
+"""From a recipe to models: VQRAE, the teacher of its self-distillation, the discriminator; and to their engines."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from common import dist
 from common.errors import UserError
 from common.models.encoder_loading import build_encoder, load_encoder
 from common.models.vision_encoder import VisionEncoder
 from common.models.vqrae import VQRAE, VQRAEConfig
 from common.models.vqrae_loading import load_vqrae
-from common.training.optim import parameter_groups
+from common.training.engine import deepspeed_config, start_engine
+from common.training.optim import cosine_factor, parameter_groups
 from tokenizer.config import ModelConfig, TokenizerConfig
 from tokenizer.discriminator import Discriminator
 
@@ -65,6 +68,27 @@ def assemble_discriminator(config: TokenizerConfig) -> Discriminator | None:
     if not config.loss.discriminator or config.loss.discriminator_model is None:
         return None
     return Discriminator(config.loss.discriminator_model)
+
+
+def start_generator(model: VQRAE, config: TokenizerConfig) -> Any:
+    """The engine around encoder, quantizer and decoder."""
+    return _start_engine(model, generator_groups(model, config), config, config.steps)
+
+
+def start_discriminator(critic: Discriminator, config: TokenizerConfig) -> Any:
+    """The discriminator's engine. Its warm-up and cosine start at its first update, not at step 0 (decision 11)."""
+    updates = config.steps - config.loss.first_discriminator_update
+    return _start_engine(critic, discriminator_groups(critic, config), config, updates)
+
+
+def _start_engine(model: nn.Module, groups: list[dict[str, Any]], config: TokenizerConfig, steps: int) -> Any:
+    rates = config.optimizer
+    settings = deepspeed_config(config.engine, config.batch, dist.world(), rates.adamw.max_grad_norm)
+
+    def schedule(group: dict[str, Any]) -> Callable[[int], float]:
+        return cosine_factor(group["lr"], rates.end_lr, rates.warmup_steps, steps)
+
+    return start_engine(model, groups, schedule, rates.adamw.betas, rates.adamw.eps, settings)
 
 
 def generator_groups(model: VQRAE, config: TokenizerConfig) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from common.data.config import DataConfig
 from common.models.quantizer import Gradient
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
-from common.training.metrics import LoggingConfig
 from common.training.optim import AdamWConfig
+from common.training.reporter import LoggingConfig
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.perceptual import PerceptualConfig
 

@@ -47,19 +47,24 @@ def train(config: TokenizerConfig) -> None:
     import torch
 
     from common import dist
+    from common.data.corrupt import CorruptCounter
     from common.data.images import to_float
     from common.data.stream import training_loader
     from common.metrics.code_usage import CodeUsage
     from common.training.checkpoint import Checkpoints
+    from common.training.ema import ShardedEMA, averaged
     from common.training.engine import autocast
-    from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
+    from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.reporter import Reporter
     from common.training.run import finish_run, open_run, record_run
+    from common.training.state import TrainingState
     from tokenizer import assemble
     from tokenizer.codebook_start import start_from_data
+    from tokenizer.efficiency import TokenizerEfficiency
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
+    from tokenizer.losses import LeCam
     from tokenizer.objective import GeneratorObjective, discriminator_objective
     from tokenizer.perceptual import build_perceptual
-    from tokenizer.training_state import TrainingState
 
     # --- The process group, the run's folder, and the models
     device = dist.start()
@@ -76,9 +81,15 @@ def train(config: TokenizerConfig) -> None:
     if latest is None and config.init_from is None:
         start_from_data(model, config, device)
 
-    # --- The engines; then back to where a former run was
-    state = TrainingState(config, model, critic)
-    generator, discriminator = state.generator, state.discriminator
+    # --- The engines, and what changes beside them; then back to where a former run was
+    generator = assemble.start_generator(model, config)
+    discriminator = assemble.start_discriminator(critic, config) if critic is not None else None
+    lecam, corrupt = LeCam().to(device), CorruptCounter(config.data.max_corrupt_share)
+    ema = ShardedEMA(model) if config.ema else None
+    state = TrainingState(
+        engines={"generator": generator, "discriminator": discriminator},
+        parts={"lecam": lecam, "ema": ema, "corrupt": corrupt},
+    )
     start = state.load(latest) if latest else 0
     record_run(run, config)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
@@ -93,6 +104,7 @@ def train(config: TokenizerConfig) -> None:
     if latest is not None:
         reporter.say(f"{run}: resuming from step {start}")
     terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(device)
+    efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
     for step in range(start + 1, config.steps + 1):
@@ -103,8 +115,9 @@ def train(config: TokenizerConfig) -> None:
         for _ in range(accumulation):
             with watch.waiting():
                 batch = next(batches)
-            state.corrupt.add(batch["skipped"], len(batch["key"]))
-            watch.count(images=len(batch["key"]))
+            images = len(batch["key"])
+            corrupt.add(batch["skipped"], images)
+            watch.count(**efficiency.count(images, felt=felt is not None, learning=learning is not None))
             pixels = to_float(batch["pixels"].to(device, non_blocking=True))
 
             # --- The generator: reconstruct, quantize, stay near the teacher, convince the discriminator
@@ -129,15 +142,15 @@ def train(config: TokenizerConfig) -> None:
                 learning.module.requires_grad_(True)
                 logits = learning(torch.cat([pixels, reconstruction.detach()])).float()
                 real, fake = logits.chunk(2)
-                loss, values = discriminator_objective(real, fake, state.lecam, config.loss.lecam)
+                loss, values = discriminator_objective(real, fake, lecam, config.loss.lecam)
                 learning.backward(loss)
                 learning.step()
                 terms.add(step, **values)
 
         if learning is not None:
-            state.lecam.update()
-        if state.ema is not None:
-            state.ema.update()
+            lecam.update()
+        if ema is not None:
+            ema.update()
         reporter.advance()
         last = step == config.steps
 
@@ -155,23 +168,23 @@ def train(config: TokenizerConfig) -> None:
             line |= {
                 f"lr_{g['name']}": g["lr"] for g in generator.optimizer.param_groups if "/" not in g["name"]
             }
-            if state.ema is not None:
-                line["ema_decay"] = state.ema.decay
-            line |= watch.take()
-            line |= {"memory_gib": memory_gib(device), "skipped": state.check_corrupt()}
+            if ema is not None:
+                line["ema_decay"] = ema.decay
+            line |= efficiency.rates(watch.take())
+            line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
         picture_due = step % config.logging.picture_every == 0 or last
         evaluation_due = step % config.logging.evaluate_every == 0 or last
         if config.evaluation.images and (picture_due or evaluation_due):
-            with state.averaged():
+            with averaged(ema):
                 if picture_due and shown is not None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if evaluation_due:
                     reporter.line(step, evaluate(model, config, device), kind="evaluation")
 
-    with state.averaged():
+    with averaged(ema):
         finish_run(run, model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")
 

@@ -1,8 +1,8 @@
-"""From a recipe to what a run is made of: tower, processor, language side, conversations and their order."""
+"""From a recipe to what a run is made of: tower, processor, language side, engine, conversations and their order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,14 +12,16 @@ from transformers import LlavaProcessor
 from common.errors import UserError
 from common.models.vision_encoder import VisionEncoder
 from common.models.weight_files import resolve_folder
-from common.training.engine import Precision, autocast
+from common.training.engine import Precision, autocast, start_engine
+from common.training.optim import cosine_factor, parameter_groups, with_muon
+from common.training.state import Fact
 from understanding.batches import BatchPlan
 from understanding.config import ConversationSource, UnderstandingConfig
 from understanding.dataset import ConversationDataset
 from understanding.model import LanguageSide
 from understanding.processor import build_processor
 from understanding.text_tokenizer import load_text_tokenizer
-from understanding.tower import load_tower
+from understanding.tower import load_tower, tower_hash
 from understanding.weights import build_language_side
 
 if TYPE_CHECKING:
@@ -73,6 +75,39 @@ def assemble_language_side(
         zero3=settings if config.engine.zero_stage == 3 else None,
         activation_checkpointing=config.engine.activation_checkpointing,
     )
+
+
+def start_language_side(
+    side: LanguageSide, config: UnderstandingConfig, settings: dict[str, Any], steps: int
+) -> Any:
+    """The engine around projector and language model.
+
+    Args:
+        settings: DeepSpeed's config, with which `side` was built.
+        steps: of the whole run, for the schedule.
+    """
+    rates = config.optimizer
+
+    def schedule(group: dict[str, Any]) -> Callable[[int], float]:
+        return cosine_factor(rates.lr, rates.end_lr, round(rates.warmup_ratio * steps), steps)
+
+    groups = parameter_groups("learned", [side], rates.lr, rates.adamw.weight_decay)
+    if rates.muon is not None:
+        groups = with_muon(groups, rates.muon, side.llava.get_output_embeddings().weight)
+    return start_engine(side, groups, schedule, rates.adamw.betas, rates.adamw.eps, settings)
+
+
+def tower_fact(tower: VisionEncoder) -> Fact:
+    """Checkpoints refer to the frozen tower by its hash."""
+    here = tower_hash(tower)
+
+    def check(saved: str, checkpoint: str) -> None:
+        if saved != here:
+            raise UserError(
+                f"{checkpoint}: model.tower: was trained on the tower {saved[:12]}, the recipe names {here[:12]}"
+            )
+
+    return Fact(here, check)
 
 
 def assemble_dataset(

@@ -11,8 +11,8 @@ from typing import Literal
 from common.config import configclass
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
-from common.training.metrics import LoggingConfig
 from common.training.optim import AdamWConfig, MuonConfig
+from common.training.reporter import LoggingConfig
 
 Architecture = dict[str, int | float | str | bool]
 Template = Literal["plain", "vicuna_v1", "qwen"]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from common import dist
-from common.training.efficiency import attention_flops, peak_flops, weight_flops
+from common.training.efficiency import Efficiency, attention_flops, weight_flops
 from understanding.batches import Batch
 from understanding.config import ModelConfig
 from understanding.model import count_parameters, stated_config
 
 
-class Efficiency:
-    """Counts of a micro-batch, and what their rates say: tokens per second, MFU, the share of padding.
+class UnderstandingEfficiency(Efficiency):
+    """Counts of a micro-batch: samples, tokens, positions and operations.
 
     A frozen language model still passes the gradient on to the projector; the tower runs forward only.
     """
 
     def __init__(self, model: ModelConfig, device: torch.device) -> None:
+        super().__init__(device)
         counts, config = count_parameters(model), stated_config(model)
         text, vision = config.text_config, config.vision_config
         head = text.vocab_size * text.hidden_size
@@ -36,10 +36,9 @@ class Efficiency:
         )
         projector = weight_flops(counts.projector, learns=True, passes_gradient=False)
         self._image = model.image_tokens * (tower + projector)
-        self._peak = peak_flops(device)
 
     def count(self, batch: Batch) -> dict[str, float]:
-        """Of one micro-batch: samples, real tokens, positions with the padded ones, operations."""
+        """Of one micro-batch; tokens are real ones, positions also the padded ones."""
         documents = document_lengths(batch)
         tokens = sum(documents)
         attention = sum(
@@ -53,14 +52,6 @@ class Efficiency:
             "positions": batch["input_ids"].numel(),
             "flops": tokens * self._token + learned * self._head + images * self._image + attention,
         }
-
-    def rates(self, watch: dict[str, float]) -> dict[str, float]:
-        """What `Stopwatch.take` gave, for a line: `mfu` only where the GPU's peak is known."""
-        positions, flops = watch.pop("positions_per_second"), watch.pop("flops_per_second")
-        watch["padding"] = 1 - watch["tokens_per_second"] / max(positions, 1e-9)
-        if self._peak is not None:
-            watch["mfu"] = flops / (self._peak * dist.world())
-        return watch
 
 
 def document_lengths(batch: Batch) -> list[int]:

@@ -47,18 +47,20 @@ def train(config: UnderstandingConfig) -> None:
     import torch
 
     from common import dist
+    from common.data.corrupt import CorruptCounter
     from common.training.checkpoint import Checkpoints
     from common.training.engine import deepspeed_config
-    from common.training.metrics import Reporter, Stopwatch, Terms, memory_gib
+    from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
+    from common.training.state import TrainingState
     from understanding import assemble
     from understanding.batches import training_batches
-    from understanding.efficiency import Efficiency
+    from understanding.efficiency import UnderstandingEfficiency
     from understanding.export import export_model, save_adapter
     from understanding.held_out import HeldOut
     from understanding.projector_start import standardize
     from understanding.skipped import SkippedList
-    from understanding.training_state import TrainingState
 
     # --- The process group, the run's folder, the models and the data
     device = dist.start()
@@ -76,14 +78,22 @@ def train(config: UnderstandingConfig) -> None:
     dataset = assemble.assemble_dataset(config, config.data.sources, tower, processor)
     plan = assemble.assemble_plan(config, dataset)
     steps = plan.steps(config.epochs)
-    held_out, efficiency = HeldOut(config, tower, processor, dataset), Efficiency(config.model, device)
+    held_out = HeldOut(config, tower, processor, dataset)
+    efficiency = UnderstandingEfficiency(config.model, device)
 
-    # --- The engine; then back to where a former run was, its random numbers included
+    # --- The engine, and what changes beside it; then back to where a former run was, its random numbers included
     latest = checkpoints.latest()
     if latest is None and config.init_from is None and config.model.projector_start == "standardized":
         standardize(side, tower, dataset, config.engine.precision)
-    state = TrainingState(config, side, settings, tower, steps)
-    engine = state.engine
+    engine = assemble.start_language_side(side, config, settings, steps)
+    left_out = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
+    state = TrainingState(
+        engines={"language_side": engine},
+        parts={"skipped": left_out},
+        facts={"tower": assemble.tower_fact(tower)},
+        # A frozen language model comes from where the recipe says.
+        without_frozen=("language_side",),
+    )
     start = state.load(latest) if latest else 0
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
@@ -129,7 +139,7 @@ def train(config: UnderstandingConfig) -> None:
             terms.add(step, loss=loss.detach() * share, token_accuracy=hits * share)
             watch.count(**efficiency.count(batch))
             skipped.add(batch["skipped"])
-            state.skipped.add(batch["skipped"], batch["samples"])
+            left_out.add(batch["skipped"], batch["samples"])
 
         reporter.advance()
         last = step == steps
@@ -145,7 +155,7 @@ def train(config: UnderstandingConfig) -> None:
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line |= {"lr": engine.optimizer.param_groups[0]["lr"], "epoch": plan.epoch(step)}
             line |= efficiency.rates(watch.take())
-            line |= {"memory_gib": memory_gib(device), "skipped": state.check_skipped()}
+            line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)
         if step % config.logging.picture_every == 0 or last:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")

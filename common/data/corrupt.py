@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common import dist
 from common.errors import UserError
 
 KEPT_NAMES = 100
 
 
 class CorruptCounter:
-    """Counts samples drawn and unreadable images on one rank; the trainer sums `counts` over ranks.
+    """Counts samples drawn and unreadable images on one rank.
 
     Use per micro-batch: `add(batch["skipped"], len(batch["key"]))`, which synchronises nothing. At log steps:
-    `totals = all_reduce(counts())`, then `check(totals)` on every rank, so that all stop together.
+    `check_all_ranks`, so that all stop together.
     """
 
     def __init__(
@@ -53,6 +54,16 @@ class CorruptCounter:
                 f"{skipped} of {samples} {self.what} could not be read, more than {self.field} allows "
                 f"({self.max_share}){latest}"
             )
+
+    def check_all_ranks(self, device: torch.device) -> int:
+        """Images skipped so far, over all ranks, which call it together.
+
+        Raises:
+            UserError: as `check`.
+        """
+        totals = dist.sum_(self.counts().to(device)).cpu()
+        self.check(totals)
+        return int(totals[1])
 
     def state_dict(self, totals: Tensor | None = None) -> dict[str, Any]:
         """Plain numbers and strings. Saved once for all ranks, it takes the totals."""

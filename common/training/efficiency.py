@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from common import dist
+
 # Dense bfloat16 peaks in operations per second, from the vendors' data sheets; the first name that fits counts.
 PEAKS = (
     ("B200", 2.25e15),
@@ -30,6 +32,27 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAKS if part in name), None)
+
+
+class Efficiency:
+    """What a run's rates say; each trainer counts its own micro-batches into a `Stopwatch`.
+
+    Args:
+        device: of this rank; the ranks' are alike.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.peak = peak_flops(device)
+
+    def rates(self, watch: dict[str, float]) -> dict[str, float]:
+        """What `Stopwatch.take` gave, for a line: the share of padding where positions are counted beside tokens, and
+        `mfu` in the place of operations where the GPU's peak is known."""
+        flops, positions = watch.pop("flops_per_second"), watch.pop("positions_per_second", None)
+        if positions is not None:
+            watch["padding"] = 1 - watch["tokens_per_second"] / max(positions, 1e-9)
+        if self.peak is not None:
+            watch["mfu"] = flops / (self.peak * dist.world())
+        return watch
 
 
 def weight_flops(parameters: int, *, learns: bool, passes_gradient: bool = True) -> int:

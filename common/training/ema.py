@@ -8,7 +8,7 @@ are evaluated or saved.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,11 @@ class ShardedEMA:
         self.updates = state["updates"]
         for name, average in state["shadow"].items():
             self.shadow[name].copy_(average)
+
+
+def averaged(ema: ShardedEMA | None) -> AbstractContextManager[None]:
+    """Inside, the model holds its moving average, if one is kept."""
+    return ema.applied() if ema is not None else nullcontext()
 
 
 def _share_out(sizes: dict[str, int], ranks: int) -> dict[str, int]:

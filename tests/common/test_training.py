@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from common.metrics.code_usage import CodeUsage
 from common.training.checkpoint import Checkpoints, read_state
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
-from common.training.metrics import LoggingConfig, NonFiniteLoss, Reporter, Terms
+from common.training.metrics import NonFiniteLoss, Terms
 from common.training.optim import MuonConfig, cosine_factor, parameter_groups, with_muon
+from common.training.reporter import LoggingConfig, Reporter
+from common.training.state import Fact, TrainingState
 
 
 def test_only_matrices_decay_and_frozen_parameters_stay_out() -> None:
@@ -133,6 +136,66 @@ def test_a_failed_save_keeps_the_one_before(tmp_path: Path) -> None:
         checkpoints.save(2, full_disk, {"step": 2})
     assert checkpoints.latest() == whole and read_state(whole, 0)["step"] == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_00000001"]
+
+
+class Engine:
+    """What of DeepSpeed's engine a checkpoint needs; notes how it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def save_checkpoint(self, folder: str, **options: Any) -> None:
+        self.asked.append(options)
+        (Path(folder) / options["tag"]).mkdir()
+
+    def load_checkpoint(self, folder: str, **options: Any) -> tuple[str | None, None]:
+        self.asked.append(options)
+        path = Path(folder) / options["tag"]
+        torch.rand(3)  # whatever engines draw, random numbers go on from where they were
+        return (str(path) if path.is_dir() else None), None
+
+
+def recipe_of(tower: str, **parts: Any) -> TrainingState:
+    def check(saved: str, checkpoint: str) -> None:
+        if saved != tower:
+            raise UserError(f"{checkpoint}: trained on {saved}, not on {tower}")
+
+    return TrainingState(
+        engines={"learns": Engine(), "frozen_part": Engine(), "absent": None},
+        parts={**parts, "absent": None},
+        facts={"tower": Fact(tower, check)},
+        without_frozen=("frozen_part",),
+    )
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    part, resumed = nn.Linear(2, 2), nn.Linear(2, 2)
+    state, again = recipe_of("here", part=part), recipe_of("here", part=resumed)
+    state.save(checkpoints, 7)
+    follows = torch.rand(3)
+    latest = checkpoints.latest()
+    assert latest is not None and sorted(path.name for path in latest.iterdir()) == [
+        "frozen_part",
+        "learns",
+        "state_rank00000.pt",
+    ]
+    assert again.load(latest) == 7
+    assert torch.equal(torch.rand(3), follows) and torch.equal(resumed.weight, part.weight)
+    saved = [state.engines[name].asked[0]["exclude_frozen_parameters"] for name in ("learns", "frozen_part")]
+    loaded = [again.engines[name].asked[0]["load_module_strict"] for name in ("learns", "frozen_part")]
+    assert saved == [False, True] and loaded == [True, False]
+
+
+def test_a_checkpoint_of_another_recipe_is_not_resumed_from(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    recipe_of("here").save(checkpoints, 7)
+    latest = checkpoints.latest()
+    assert latest is not None
+    with pytest.raises(UserError, match="step_00000007: trained on here, not on there"):
+        recipe_of("there").load(latest)
+    with pytest.raises(UserError, match="step_00000007: holds no ema; it was saved by another recipe"):
+        recipe_of("here", ema=nn.Linear(2, 2)).load(latest)
 
 
 def test_terms_are_means_and_a_bad_one_is_named() -> None:

@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from generation.assemble import assemble_generator
+from generation.assemble import assemble_generator, start_generator
 from generation.extract_codes import extract
 from generation.model_folder import load_generator
 from generation.objective import NextCode
 from generation.train import train
-from generation.training_state import TrainingState
 
 MUON = ["optimizer.muon={lr: 0.02}", "optimizer.adamw.max_grad_norm=null"]
 
@@ -138,7 +137,7 @@ def test_bfloat16_spares_the_rotary_frequencies(shelf: Path, tmp_path: Path) -> 
     generator = assemble_generator(config)
     before = {name: buffer.clone() for name, buffer in generator.model.named_buffers()}
     model = NextCode(generator.model, generator.vocabulary, "codes")
-    TrainingState(config, model)
+    start_generator(model, config)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     for name, buffer in generator.model.named_buffers():
         assert buffer.dtype == torch.float32 and torch.equal(buffer, before[name])

@@ -64,7 +64,18 @@ def test_a_run_leaves_the_documented_layout(stage_1: Path) -> None:
         "grad_norm",
     }
     assert seen | {"lr_decoder", "images_per_second", "data_wait", "memory_gib", "skipped"} <= set(line)
+    assert "mfu" not in line and not any("flops" in key for key in line)
     assert [line["images"] for line in records(stage_1, "evaluation")] == [5, 5]
+
+
+def test_a_known_peak_puts_mfu_into_the_log(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.training.efficiency.peak_flops", lambda device: 1e12)
+    quick = ("steps=1", "evaluation.images=null", "model.codebook_start.method=normal")
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "run", *quick))
+    (line,) = records(tmp_path / "run", "train")
+    assert 0 < line["mfu"] < 1 and not any("flops" in key for key in line)
 
 
 def test_stage_1_leaves_encoder_and_codebook_as_they_were(

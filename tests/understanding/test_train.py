@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.models.vqrae import VQRAE
+from common.training.state import TrainingState
+from understanding import assemble
 from understanding.config import UnderstandingConfig
 from understanding.train import train
-from understanding.training_state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -197,13 +198,13 @@ def test_the_attention_of_the_recipe_reaches_both_stages(
     shelf: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    start = TrainingState.__init__
+    start = assemble.start_language_side
 
-    def look(self: TrainingState, config: Any, side: Any, *rest: Any) -> None:
+    def look(side: Any, *rest: Any) -> Any:
         seen.append(side.llava.model.language_model.config._attn_implementation)
-        start(self, config, side, *rest)
+        return start(side, *rest)
 
-    monkeypatch.setattr(TrainingState, "__init__", look)
+    monkeypatch.setattr(assemble, "start_language_side", look)
     eager = ["model.attn_implementation=eager", "epochs=1"]
     train(tiny.understanding_recipe(shelf, tmp_path / "one", *eager))
     train(fine_tuning(shelf, pretrained, tmp_path / "two", *eager))

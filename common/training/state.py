@@ -1,0 +1,102 @@
+"""What a checkpoint holds, the same for all trainers: engines, the small parts beside them, facts, random numbers.
+
+Everything else that a step depends on follows from its number: learning rates, the order of the data, what is left
+out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from common import dist
+from common.errors import UserError
+from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
+from common.training.engine import load_engine
+
+
+class Part(Protocol):
+    """Something small that changes while training; each rank saves its own."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a run depends on and no checkpoint holds, such as the hash of a frozen model.
+
+    Args:
+        value: what it is in this run.
+        check: `(saved value, checkpoint)`; raises `UserError` where the saved one is another.
+    """
+
+    value: str
+    check: Callable[[str, str], None]
+
+
+class TrainingState:
+    """All that changes while a model trains, with one way to save it and one to resume it.
+
+    The names are those under which things stand in a checkpoint; None stands for what the recipe does not have.
+
+    Args:
+        engines: DeepSpeed engines, each with its weights, optimizer and schedule.
+        parts: what else changes.
+        facts: what must not have changed on resume.
+        without_frozen: the engines whose frozen parameters are not saved, since they come from elsewhere.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Any],
+        parts: Mapping[str, Part | None],
+        facts: Mapping[str, Fact] | None = None,
+        without_frozen: Collection[str] = (),
+    ) -> None:
+        self.engines = {name: engine for name, engine in engines.items() if engine is not None}
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+        self.facts, self.without_frozen = dict(facts or {}), without_frozen
+
+    def save(self, checkpoints: Checkpoints, step: int) -> None:
+        """`step` optimizer steps are done. All ranks call it together.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        state: dict[str, Any] = {"step": step, "random": random_state()}
+        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {name: fact.value for name, fact in self.facts.items()}
+
+        def write(folder: Path) -> None:
+            for name, engine in self.engines.items():
+                engine.save_checkpoint(
+                    str(folder),
+                    tag=name,
+                    save_latest=False,
+                    exclude_frozen_parameters=name in self.without_frozen,
+                )
+
+        checkpoints.save(step, write, state)
+
+    def load(self, checkpoint: Path) -> int:
+        """Go back to a checkpoint, random numbers last; returns the steps that were done. All ranks call it together.
+
+        Raises:
+            UserError: it was saved by another recipe or number of ranks, or a fact was another.
+        """
+        state = read_state(checkpoint, dist.rank())
+        for name in (*self.facts, *self.parts):
+            if name not in state:
+                raise UserError(f"{checkpoint}: holds no {name}; it was saved by another recipe")
+        for name, fact in self.facts.items():
+            fact.check(state[name], str(checkpoint))
+        for name, engine in self.engines.items():
+            load_engine(engine, checkpoint, name, strict=name not in self.without_frozen)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        set_random_state(state["random"])
+        return int(state["step"])
