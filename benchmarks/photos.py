@@ -101,12 +101,12 @@ def report(photos: Path, output: Path) -> None:
 
     from common.config import load_config
     from common.data.evaluation import evaluation_loader
-    from common.data.images import to_float
+    from common.data.images import to_float, to_pil
     from common.metrics.reconstruction import ReconstructionMetrics
     from common.models.vqrae_loading import load_vqrae
+    from common.sheets import contact_sheet
     from common.training.run import versions
     from tokenizer.config import TokenizerConfig
-    from tokenizer.held_out import rows_sheet
 
     config = load_config(TokenizerConfig, output / "codes" / "config.yaml")
     scores: dict[str, dict[str, Any]] = {}
@@ -136,7 +136,9 @@ def report(photos: Path, output: Path) -> None:
         "versions": versions(),
     }
     (output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    rows_sheet(rows).save(output / "grid.png")
+    contact_sheet([(name, [to_pil(one) for one in shown]) for name, shown in rows.items()]).save(
+        output / "grid.png"
+    )
     table = Table(title=f"{scores['codes']['images']} held-out photographs", title_justify="left")
     for column in ("", "PSNR, dB", "SSIM", "usage", "perplexity", "tokens per code"):
         table.add_column(column, justify="right" if column else "left")

@@ -146,10 +146,9 @@ def draw(
 ) -> Image.Image:
     """Two columns of rows: the first `shown` members of each cluster, by features and by codes."""
     import numpy as np
-    from PIL import Image
 
     from common.data.images import ImageTransform, open_image, to_pil
-    from common.sheets import contact_sheet
+    from common.sheets import beside, contact_sheet
 
     transform = ImageTransform(size, "center", flip=False)
     sheets = []
@@ -162,12 +161,7 @@ def draw(
             ]
             rows.append((f"{kind}, {number}: {len(members)} pictures", pictures))
         sheets.append(contact_sheet(rows))
-    figure = Image.new("RGB", (sum(s.width for s in sheets), max(s.height for s in sheets)), "white")
-    left = 0
-    for sheet in sheets:
-        figure.paste(sheet, (left, 0))
-        left += sheet.width
-    return figure
+    return beside(sheets)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from common import dist
@@ -13,6 +13,7 @@ from common.data.evaluation import evaluation_loader
 from common.data.images import to_float, to_pil
 from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
+from common.sheets import pairs_sheet
 from common.training.engine import autocast
 from tokenizer.config import TokenizerConfig
 
@@ -37,37 +38,7 @@ def reconstruction_grid(model: VQRAE, pixels: Tensor, config: TokenizerConfig) -
     with autocast(config.engine.precision, pixels.device):
         rebuilt = model(pixels, quantize=config.model.quantize).reconstruction.float()
     model.train()
-    return pairs_grid(pixels, rebuilt)
-
-
-def pairs_grid(originals: Tensor, rebuilt: Tensor, pairs_per_row: int = 4, gap: int = 4) -> Image.Image:
-    """(B, 3, H, W) in [0, 1], twice -> one picture."""
-    height, width = originals.shape[-2:]
-    scale = max(1, 96 // height)
-    height, width = height * scale, width * scale
-    rows = -(-len(originals) // pairs_per_row)
-    pair = 2 * width + gap
-    sheet = Image.new("RGB", (pairs_per_row * (pair + 3 * gap), rows * (height + gap)), "white")
-    for index, (left, right) in enumerate(zip(originals.cpu(), rebuilt.cpu(), strict=True)):
-        row, column = divmod(index, pairs_per_row)
-        x, y = column * (pair + 3 * gap), row * (height + gap)
-        for offset, image in ((0, left), (width + gap, right)):
-            sheet.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (x + offset, y))
-    return sheet
-
-
-def rows_sheet(rows: dict[str, Tensor], gap: int = 4, margin: int = 132) -> Image.Image:
-    """Named rows of (B, 3, S, S) pictures in [0, 1], one column per picture."""
-    first = next(iter(rows.values()))
-    side = first.shape[-1] * max(1, 96 // first.shape[-1])
-    page = Image.new("RGB", (margin + len(first) * (side + gap), len(rows) * (side + gap)), "white")
-    draw = ImageDraw.Draw(page)
-    for y, (name, pictures) in enumerate(rows.items()):
-        draw.text((6, y * (side + gap) + side // 2 - 8), name, fill="black", font_size=14)
-        for x, picture in enumerate(pictures):
-            tile = to_pil(picture).resize((side, side), Image.Resampling.NEAREST)
-            page.paste(tile, (margin + x * (side + gap), y * (side + gap)))
-    return page
+    return pairs_sheet([(to_pil(left), to_pil(right)) for left, right in zip(pixels, rebuilt, strict=True)])
 
 
 def first_images(config: TokenizerConfig, device: torch.device, count: int = 16) -> Tensor | None:

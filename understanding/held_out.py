@@ -16,13 +16,14 @@ from transformers import LlavaProcessor
 
 from common import dist
 from common.models.vision_encoder import VisionEncoder
+from common.sheets import Answer, answer_sheet
 from common.training.engine import autocast
 from understanding.assemble import assemble_dataset, read_features
 from understanding.batches import Batch, read_batch
 from understanding.config import UnderstandingConfig
 from understanding.dataset import ConversationDataset
 from understanding.model import LanguageSide
-from understanding.sheet import Answer, answer_sheet
+from understanding.templates import IMAGE_TOKEN
 
 SHOWN = 8
 
@@ -82,7 +83,11 @@ class HeldOut:
             batch = self._read([index])
             _, predicted = self._predict(side, batch)
             conversation = self._dataset.conversation(index)
-            asked = [turn["content"] for turn in conversation.messages if turn["role"] == "user"]
+            asked = [
+                turn["content"].replace(IMAGE_TOKEN, "")
+                for turn in conversation.messages
+                if turn["role"] == "user"
+            ]
             texts = [
                 (question, self._decode(batch["targets"][answer]), self._decode(predicted[answer]))
                 for question, answer in zip(asked, answers(batch), strict=False)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from common import dist
+from common.data.images import to_pil
 from common.errors import UserError
-from tokenizer.held_out import pairs_grid
+from common.sheets import pairs_sheet
 
 SHOWN = 8
 
@@ -86,6 +86,4 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], examples: Examples) -> N
 
 def pairs(examples: Sequence[Example]) -> Image.Image:
     """Original | reconstruction of each, two pairs a row."""
-    originals = torch.stack([example.original for example in examples])
-    rebuilt = torch.stack([example.rebuilt for example in examples])
-    return pairs_grid(originals, rebuilt, pairs_per_row=2)
+    return pairs_sheet([(to_pil(one.original), to_pil(one.rebuilt)) for one in examples], per_row=2)

@@ -20,23 +20,25 @@ import argparse
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
 from common.errors import UserError, run_cli
+from common.sheets import captioned_sheet
 from scripts.demo.captions import Metadata, captions, choose_caption, describe, held_out
 from scripts.demo.questions import conversations
 from scripts.demo.scenes import SPLITS, Scene, make_scene, render
 
 SHARD_LENGTH = 1000  # images in a shard
 ROUNDS = 6  # of questions about a training image: a picture costs more tokens than several answers about it
+SHOWN = 30  # images on the contact sheet
 TURNS = 10  # of a training conversation at most, so that few are much longer than others
 
 
@@ -125,35 +127,13 @@ def write_shards(out: Path, records: list[dict[str, Any]]) -> None:
                     shard.addfile(member, io.BytesIO(content))
 
 
-def write_contact_sheet(out: Path, records: list[dict[str, Any]], columns: int = 6, rows: int = 5) -> None:
-    """The first images, enlarged without smoothing, each above its caption."""
-    side, text = 192, 84  # px; six lines of text
-    sheet = Image.new("RGB", (columns * (side + 8) + 8, rows * (side + text + 8) + 8), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, record in enumerate(records[: columns * rows]):
-        x = 8 + number % columns * (side + 8)
-        y = 8 + number // columns * (side + text + 8)
+def write_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> None:
+    """The first images, each above its caption."""
+    captioned = []
+    for record in records[:SHOWN]:
         with Image.open(out / record["image"]) as image:
-            sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        draw.multiline_text((x, y + side + 2), "\n".join(_wrap(record["caption"], 31)), fill="black")
-    sheet.save(out / "contact_sheet.png")
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) + 1 > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
-
-
-def read_scenes(path: Path) -> Iterator[tuple[str, Scene]]:
-    """(image, scene) for each line of a `scenes.jsonl`."""
-    with path.open() as lines:
-        for line in lines:
-            record = json.loads(line)
-            yield record["image"], Scene.from_dict(record)
+            captioned.append((image.convert("RGB"), record["caption"]))
+    captioned_sheet(captioned).save(out / "contact_sheet.png")
 
 
 def main() -> None:

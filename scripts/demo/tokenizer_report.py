@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.data.images import to_float
+from common.data.images import to_float, to_pil
 from common.errors import run_cli
 from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import load_vqrae
+from common.sheets import contact_sheet
 from scripts.demo.detected import detected_share
 from scripts.demo.probe import encode, fit_probe
 from scripts.demo.summary import merge
 from scripts.demo.world import World, read_world
-from tokenizer.held_out import rows_sheet
 from tokenizer.inference import reconstruct
 
 FITTED_ON = 2000  # training images for the probe
@@ -85,7 +85,8 @@ def main() -> None:
         "detected_originals": detected_share(held_out.scenes, to_float(held_out.images)),
     }
     merge(demo / "summary.json", "tokenizer", section)
-    rows_sheet(pictures).save(demo / "reconstructions.png")
+    rows = [(name, [to_pil(picture) for picture in shown]) for name, shown in pictures.items()]
+    contact_sheet(rows).save(demo / "reconstructions.png")
     print(f"pictures: {demo / 'reconstructions.png'}")
 
 

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from common.data.images import open_image
 from common.errors import UserError, run_cli
+from common.sheets import Answer, answer_sheet
 from scripts.demo.summary import merge
 from understanding.chat import ChatModel, load
-from understanding.sheet import Answer, answer_sheet
+from understanding.templates import IMAGE_TOKEN
 
 ARMS = {
     "accuracy": "understanding_sft",
@@ -102,7 +103,8 @@ def sheet(pictures: Sequence[Image.Image], turns: Sequence[Turn], given: Sequenc
     rows = [Answer(picture, []) for picture in pictures[:SHOWN]]
     for turn, answer in zip(turns, given, strict=True):
         if turn.picture < SHOWN:
-            rows[turn.picture].turns.append((turn.messages[-1]["content"], turn.answer, answer))
+            question = turn.messages[-1]["content"].replace(IMAGE_TOKEN, "")
+            rows[turn.picture].turns.append((question, turn.answer, answer))
     return answer_sheet(rows)
 
 
