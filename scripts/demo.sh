@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.."
 out=runs/demo resume= quick= ablations=
 for option in "$@"; do
     case "$option" in
+        -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' scripts/demo.sh; exit 0 ;;
         --resume) resume=yes ;;
         --quick) quick=yes ;;
         --ablations) ablations=yes ;;

@@ -1,0 +1,106 @@
+"""The pictures of the README, from what the demo has left; the first of each kind, and none selected.
+
+    python -m scripts.demo.readme_pictures --demo runs/demo --out docs
+
+Writes reconstructions.png (held-out scenes, and what each stage of the tokenizer makes of them), drawn.png (pictures
+for one prompt of each tag of GenEval, those that fail its rules in a red frame) and answers.png (questions about
+held-out scenes, with the model's answers).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError, run_cli
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+COLUMNS = 6  # pictures in a row
+ASKED = 4  # pictures with questions
+FRAME = 3  # px
+MOST = 150_000  # bytes of a picture, so that the first page loads at once
+
+
+def reconstructions(demo: Path) -> Image:
+    """A row of originals, and one for each stage."""
+    from common.data.images import to_float, to_pil
+    from common.models.vqrae_loading import load_vqrae
+    from common.sheets import contact_sheet
+    from scripts.demo.world import read_world
+    from tokenizer.inference import reconstruct
+
+    pixels = to_float(read_world(demo / "world", "val").images[:COLUMNS])
+    rows = {"held-out scenes": pixels}
+    for stage in (1, 2):
+        model = load_vqrae(str(demo / f"tokenizer_stage{stage}" / "model"))[0].eval()
+        rows[f"reconstructed after stage {stage}"] = reconstruct(model, pixels)[0]
+    return contact_sheet([(name, [to_pil(one) for one in shown]) for name, shown in rows.items()])
+
+
+def drawn(demo: Path) -> Image:
+    """A row for the first prompt of each tag."""
+    from PIL import Image, ImageOps
+
+    from common.sheets import WRONG, contact_sheet, tile
+
+    rows: dict[str, tuple[str, list[Image.Image]]] = {}
+    path = demo / "geneval" / "verdicts.jsonl"
+    try:
+        verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise UserError(f"{path}: no pictures were judged there: {error.strerror}") from error
+    for verdict in verdicts:
+        prompt, pictures = rows.setdefault(verdict["tag"], (verdict["prompt"], []))
+        if prompt == verdict["prompt"] and len(pictures) < COLUMNS:
+            picture = tile(Image.open(demo.joinpath(*Path(verdict["filename"]).parts[-5:])).convert("RGB"))
+            inner = ImageOps.crop(picture, FRAME)
+            pictures.append(picture if verdict["correct"] else ImageOps.expand(inner, FRAME, WRONG))
+    return contact_sheet(list(rows.values()))
+
+
+def answers(demo: Path) -> Image:
+    """The first held-out scenes with all their questions."""
+    from scripts.demo.understanding_report import ARMS, answers, read_turns, sheet
+    from understanding.chat import load
+
+    pictures, turns = read_turns(demo / "world")
+    turns = [turn for turn in turns if turn.picture < ASKED]
+    return sheet(
+        pictures[:ASKED], turns, answers(load(demo / ARMS["accuracy"] / "model"), pictures, turns, "answers")
+    )
+
+
+def compressed(picture: Image) -> bytes:
+    """A PNG of at most `MOST` bytes, with a palette only where it would be larger.
+
+    Raises:
+        UserError: it is larger even so.
+    """
+    for candidate in (picture, picture.quantize(256, dither=0)):
+        content = BytesIO()
+        candidate.save(content, "PNG", optimize=True)
+        if content.tell() <= MOST:
+            return content.getvalue()
+    raise UserError(f"a picture of {picture.width} x {picture.height} px: over {MOST} bytes as a PNG")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    options = parser.parse_args()
+    for make in (reconstructions, drawn, answers):
+        path = options.out / f"{make.__name__}.png"
+        path.write_bytes(compressed(make(options.demo)))
+        print(f"{path}: {path.stat().st_size / 1000:.0f} KB")
+
+
+if __name__ == "__main__":
+    run_cli(main)
