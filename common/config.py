@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,17 +20,75 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from common.errors import UserError, one_line
 
 Config = TypeVar("Config")
+Architecture = dict[str, int | float | str | bool]
+"""Config fields of a model, as a recipe states them beside where its weights come from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What a field's value must be beyond its type: stands in its annotation, as in `Count`.
+
+    `problem` gives what was expected and is not so, or None.
+    """
+
+    problem: Callable[[Any], str | None]
+
+
+def within(expected: str, holds: Callable[[Any], bool]) -> Checked:
+    """A range, in words and as a predicate."""
+    return Checked(lambda value: None if holds(value) else f"expected {expected}, found {value}")
+
+
+def stating(*needed: str) -> Checked:
+    """An architecture with at least these fields."""
+
+    def problem(architecture: Architecture) -> str | None:
+        missing = [key for key in needed if key not in architecture]
+        return f"expected {', '.join(missing)} to be stated" if missing else None
+
+    return Checked(problem)
+
+
+Count = Annotated[int, within("1 or more", lambda value: value >= 1)]
+Number = Annotated[int, within("0 or more", lambda value: value >= 0)]
+Weight = Annotated[float, within("0 or more", lambda value: value >= 0)]
+Rate = Annotated[float, within("a positive number", lambda value: value > 0)]
+Share = Annotated[float, within("a share in [0, 1]", lambda value: 0 <= value <= 1)]
+ShareBelowOne = Annotated[float, within("a share in [0, 1)", lambda value: 0 <= value < 1)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configclass(cls: type[Config]) -> type[Config]:
     """A frozen, keyword-only stdlib dataclass whose unknown keys are errors when it is read from a recipe.
 
-    Checks beyond types go into `__post_init__`, as `ValueError("field: what was expected")`.
+    What a value must be beyond its type is said by its annotation (`Checked`); what fields must be beside each other
+    goes into `__post_init__`, as `ValueError("field: what was expected")`.
     """
+    among_fields = cls.__dict__.get("__post_init__")
+
+    def check(self: Any) -> None:
+        for name, checked in _checks(cls):  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if value is not None and (problem := checked.problem(value)):
+                raise ValueError(f"{name}: {problem}")
+        if among_fields is not None:
+            among_fields(self)
+
+    cls.__post_init__ = check  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # type: ignore[attr-defined]
     return cls
+
+
+@cache
+def _checks(cls: type) -> tuple[tuple[str, Checked], ...]:
+    """Name of a field, and what its annotation asks for."""
+    found = []
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        for part in (hint, *get_args(hint)):  # a part of `Rate | None`, too
+            notes = getattr(part, "__metadata__", ())
+            found += [(name, note) for note in notes if isinstance(note, Checked)]
+    return tuple(found)
 
 
 class ConfigError(UserError):

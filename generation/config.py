@@ -6,9 +6,9 @@ before, by `generation/extract_codes.py` with this same recipe.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from common.config import configclass
+from common.config import Architecture, Count, Number, Rate, Share, configclass, stating
 from common.data.config import DataConfig, SourceConfig
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
@@ -16,7 +16,6 @@ from common.training.optim import AdamWConfig, MuonConfig
 from common.training.reporter import LoggingConfig
 from generation.sampling import Sampling
 
-Architecture = dict[str, int | float | str | bool]
 NewEmbeddings = Literal["mean", "codebook", "normal"]
 LossVocabulary = Literal["codes", "full"]
 
@@ -35,14 +34,13 @@ class TokenizerReference:
     """
 
     source: str
-    encoder: Architecture
+    encoder: Annotated[Architecture, stating("model_type", "hidden_size", "image_size", "patch_size")]
     codebook_size: int
     codebook_dim: int
     output_patch_size: int
     precision: Literal["fp32", "bf16_autocast"]
 
     def __post_init__(self) -> None:
-        _stated("encoder", self.encoder, "model_type", "hidden_size", "image_size", "patch_size")
         if not 1 <= self.codebook_size <= 2**16:
             raise ValueError(
                 f"codebook_size: expected 1 to {2**16} (codes are packed in 16 bits), found {self.codebook_size}"
@@ -64,12 +62,11 @@ class LanguageModelConfig:
     source: str | None
     text_tokenizer: str | None = None
     text_vocabulary: int
-    architecture: Architecture
+    architecture: Annotated[
+        Architecture, stating("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    ]
 
     def __post_init__(self) -> None:
-        _stated(
-            "architecture", self.architecture, "model_type", "hidden_size", "num_hidden_layers", "vocab_size"
-        )
         if self.architecture["model_type"] != "qwen3":
             raise ValueError(
                 f"architecture.model_type: expected 'qwen3', found {self.architecture['model_type']!r}"
@@ -111,12 +108,10 @@ class GenerationDataConfig(DataConfig):
     flip: bool = False  # it would make `left of` a lie
     codes: str | None = None
     max_length: int
-    prompt_dropout: float
+    prompt_dropout: Share
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.prompt_dropout <= 1:
-            raise ValueError(f"prompt_dropout: expected a share in [0, 1], found {self.prompt_dropout}")
         if self.codes is not None and (self.crop != "center" or self.flip):
             raise ValueError(
                 "codes: extracted codes are those of unflipped centre crops; set crop and flip so"
@@ -131,19 +126,15 @@ class OptimizerConfig:
         muon: for the matrices of the layers, in AdamW's place (ours).
     """
 
-    lr: float
+    lr: Rate
     schedule: Literal["constant", "cosine"]
-    warmup_steps: int
+    warmup_steps: Number
     adamw: AdamWConfig
     muon: MuonConfig | None = None
 
     def __post_init__(self) -> None:
         if self.muon is not None:
             self.muon.check(self.adamw)
-        if self.lr <= 0:
-            raise ValueError(f"lr: expected a positive number, found {self.lr}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps: expected 0 or more, found {self.warmup_steps}")
 
 
 @configclass
@@ -156,12 +147,8 @@ class SamplesConfig:
     """
 
     prompts: tuple[str, ...]
-    per_prompt: int
+    per_prompt: Count
     sampling: Sampling
-
-    def __post_init__(self) -> None:
-        if self.per_prompt < 1:
-            raise ValueError(f"per_prompt: expected 1 or more, found {self.per_prompt}")
 
 
 @configclass
@@ -186,7 +173,7 @@ class GenerationConfig:
     init_from: str | None
     """A generator's folder (`RUN/model`) to go on from, with the same VQRAE; perhaps at another resolution. Null
     starts from `model.language_model`."""
-    steps: int
+    steps: Count
     resume: bool = True
     model: ModelConfig
     data: GenerationDataConfig
@@ -201,8 +188,6 @@ class GenerationConfig:
     evaluation: HeldOutConfig
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps: expected 1 or more, found {self.steps}")
         size, patch = self.data.image_size, self.model.tokenizer.output_patch_size
         if size % patch:
             raise ValueError(
@@ -237,9 +222,3 @@ class GenerationConfig:
     def text_room(self) -> int:
         """Text tokens of the longest caption."""
         return self.data.max_length - self.image_tokens - MARKS
-
-
-def _stated(field: str, architecture: Architecture, *needed: str) -> None:
-    missing = [key for key in needed if key not in architecture]
-    if missing:
-        raise ValueError(f"{field}: expected {', '.join(missing)} to be stated")

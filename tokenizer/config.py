@@ -6,9 +6,9 @@ weights of the discriminator and of the distillation.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from common.config import configclass
+from common.config import Architecture, Count, Rate, Weight, configclass, stating
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
 from common.training.checkpoint import CheckpointConfig
@@ -32,20 +32,17 @@ class EncoderConfig:
     """
 
     source: str | None
-    architecture: dict[str, int | float | str | bool]
-
-    def __post_init__(self) -> None:
-        needed = (
+    architecture: Annotated[
+        Architecture,
+        stating(
             "model_type",
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
             "image_size",
             "patch_size",
-        )
-        missing = [key for key in needed if key not in self.architecture]
-        if missing:
-            raise ValueError(f"architecture: expected {', '.join(missing)} to be stated")
+        ),
+    ]
 
 
 @configclass
@@ -89,14 +86,14 @@ class ModelConfig:
 class LossConfig:
     """Weights of the terms; every squared term is a mean over all elements, pixels in [0, 1]."""
 
-    reconstruction: float = 1.0
-    codebook: float = 1.0
-    commitment: float = 0.25
-    perceptual: float
+    reconstruction: Weight = 1.0
+    codebook: Weight = 1.0
+    commitment: Weight = 0.25
+    perceptual: Weight
     perceptual_model: PerceptualConfig
-    distillation: float
+    distillation: Weight
     """Self-distillation towards the encoder that the run started from; 0 loads no teacher."""
-    discriminator: float
+    discriminator: Weight
     """0 builds no discriminator."""
     discriminator_model: DiscriminatorConfig | None = None
     discriminator_start: int | None = None
@@ -104,20 +101,9 @@ class LossConfig:
     discriminator_update_start: int | None = None
     """The step from which the discriminator learns; by default the same one. Earlier spares the generator an
     untrained opponent."""
-    lecam: float = 0.001
+    lecam: Weight = 0.001
 
     def __post_init__(self) -> None:
-        for name in (
-            "reconstruction",
-            "codebook",
-            "commitment",
-            "perceptual",
-            "distillation",
-            "discriminator",
-            "lecam",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.discriminator and (self.discriminator_model is None or self.discriminator_start is None):
             raise ValueError(
                 "discriminator_model, discriminator_start: expected both, since discriminator is not 0"
@@ -136,20 +122,12 @@ class LossConfig:
 class OptimizerConfig:
     """Peak rates by role; everything that is neither encoder nor discriminator learns with `decoder_lr`."""
 
-    encoder_lr: float | None
-    decoder_lr: float
-    discriminator_lr: float | None
-    end_lr: float
+    encoder_lr: Rate | None
+    decoder_lr: Rate
+    discriminator_lr: Rate | None
+    end_lr: Weight
     warmup_steps: int
     adamw: AdamWConfig
-
-    def __post_init__(self) -> None:
-        for name in ("encoder_lr", "decoder_lr", "discriminator_lr"):
-            rate = getattr(self, name)
-            if rate is not None and rate <= 0:
-                raise ValueError(f"{name}: expected a positive number, found {rate}")
-        if self.end_lr < 0:
-            raise ValueError(f"end_lr: expected 0 or more, found {self.end_lr}")
 
 
 @configclass
@@ -175,7 +153,7 @@ class TokenizerConfig:
     init_from: str | None
     """A VQRAE folder (`RUN/model` of the stage before) to start from, loaded strictly; the teacher of the
     self-distillation is its encoder. Null starts from the pretrained encoder."""
-    steps: int
+    steps: Count
     resume: bool = True
     ema: bool
     model: ModelConfig
@@ -201,8 +179,6 @@ class TokenizerConfig:
             raise ValueError(
                 "engine.zero_stage: the tokenizer supports 0, 1 and 2 (its moving average reads whole weights)"
             )
-        if self.steps < 1:
-            raise ValueError(f"steps: expected 1 or more, found {self.steps}")
         image, patch = self.data.image_size, self.model.output_patch_size
         if image % patch:
             raise ValueError(

@@ -15,25 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config import configclass
+from common.config import Count, configclass
 
 
 @configclass
 class DiscriminatorConfig:
     """Sizes of the discriminator; TiTok's are `width: 128, stages: 3, pool: 16`."""
 
-    width: int
+    width: Count
     """Channels after the first convolution; stage i has width * max(1, 2^i) ones (i from 0)."""
-    stages: int
+    stages: Count
     """Halvings of the resolution."""
-    pool: int
+    pool: Count
     """Side of the grid of logits."""
-    norm_groups: int = 32
+    norm_groups: Count = 32
 
     def __post_init__(self) -> None:
-        for name in ("width", "stages", "pool", "norm_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.width % self.norm_groups:
             raise ValueError(
                 f"width: expected a multiple of norm_groups ({self.norm_groups}), found {self.width}"

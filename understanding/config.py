@@ -6,15 +6,14 @@ ZeRO stage.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from common.config import configclass
+from common.config import Architecture, Count, Number, Rate, Share, ShareBelowOne, configclass, stating
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.optim import AdamWConfig, MuonConfig
 from common.training.reporter import LoggingConfig
 
-Architecture = dict[str, int | float | str | bool]
 Template = Literal["plain", "vicuna_v1", "qwen"]
 Part = Literal["projector", "language_model"]
 
@@ -29,10 +28,7 @@ class TowerConfig:
     """
 
     source: str
-    architecture: Architecture
-
-    def __post_init__(self) -> None:
-        _stated(self.architecture, "model_type", "hidden_size", "image_size", "patch_size")
+    architecture: Annotated[Architecture, stating("model_type", "hidden_size", "image_size", "patch_size")]
 
 
 @configclass
@@ -46,11 +42,10 @@ class LanguageModelConfig:
     """
 
     source: str
-    architecture: Architecture
+    architecture: Annotated[
+        Architecture, stating("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+    ]
     pad_token: str | None = None
-
-    def __post_init__(self) -> None:
-        _stated(self.architecture, "model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
 
 @configclass
@@ -61,15 +56,9 @@ class LoRAConfig:
         rank, alpha, dropout: as in the paper; LLaVA-1.5 trains with 128, 256 and 0.05.
     """
 
-    rank: int
+    rank: Count
     alpha: int
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank: expected 1 or more, found {self.rank}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected a share in [0, 1), found {self.dropout}")
+    dropout: ShareBelowOne = 0.0
 
 
 @configclass
@@ -137,22 +126,16 @@ class ConversationDataConfig:
     """
 
     sources: tuple[ConversationSource, ...]
-    max_length: int
+    max_length: Count
     group: Literal["none", "length", "modality_length"]
     packing: bool = False
-    workers: int = 4
-    prefetch: int = 2
-    max_skipped_share: float = 0.01
+    workers: Number = 4
+    prefetch: Count = 2
+    max_skipped_share: Share = 0.01
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources: expected at least one source, found none")
-        for field in ("max_length", "workers", "prefetch"):
-            least = 0 if field == "workers" else 1
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}: expected at least {least}, found {getattr(self, field)}")
-        if not 0 <= self.max_skipped_share <= 1:
-            raise ValueError(f"max_skipped_share: expected a share in [0, 1], found {self.max_skipped_share}")
 
 
 @configclass
@@ -163,19 +146,15 @@ class OptimizerConfig:
         muon: for the matrices of the layers and the projector, in AdamW's place (ours).
     """
 
-    lr: float
+    lr: Rate
     end_lr: float = 0.0
-    warmup_ratio: float
+    warmup_ratio: Share
     adamw: AdamWConfig
     muon: MuonConfig | None = None
 
     def __post_init__(self) -> None:
         if self.muon is not None:
             self.muon.check(self.adamw)
-        if self.lr <= 0:
-            raise ValueError(f"lr: expected a positive number, found {self.lr}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"warmup_ratio: expected a share in [0, 1], found {self.warmup_ratio}")
 
 
 @configclass
@@ -200,7 +179,7 @@ class UnderstandingConfig:
     init_from: str | None
     """A LLaVA folder (`RUN/model` of pretraining): projector and language model start from it, and its tower must be
     the one of `model.tower`. Null starts from `model.language_model.source` and a random projector."""
-    epochs: int
+    epochs: Count
     resume: bool = True
     model: ModelConfig
     data: ConversationDataConfig
@@ -212,8 +191,6 @@ class UnderstandingConfig:
     evaluation: HeldOutConfig
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs: expected 1 or more, found {self.epochs}")
         if self.model.projector_start == "standardized" and self.engine.zero_stage == 3:
             raise ValueError(
                 "model.projector_start: standardized needs zero_stage 0, 1 or 2, as in pretraining"
@@ -230,9 +207,3 @@ class UnderstandingConfig:
                 f"data.max_length: {self.data.max_length} leaves no room for text beside the "
                 f"{self.model.image_tokens} tokens of one image"
             )
-
-
-def _stated(architecture: Architecture, *needed: str) -> None:
-    missing = [key for key in needed if key not in architecture]
-    if missing:
-        raise ValueError(f"architecture: expected {', '.join(missing)} to be stated")

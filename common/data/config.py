@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.config import configclass
+from common.config import Count, Number, Rate, Share, configclass
 
 # Pillow's own threshold for a suspicious picture (a quarter gigabyte of RGB); it refuses twice that itself.
 MAX_PIXELS = 89_478_485
@@ -22,14 +22,14 @@ class SourceConfig:
 
     kind: Literal["folder", "shards", "hub"]
     path: str
-    weight: float = 1.0  # share of the samples drawn, relative to the other sources' weights
+    weight: Rate = 1.0  # share of the samples drawn, relative to the other sources' weights
     captions: str | None = None  # folder: a JSON Lines file with `file_name` and `caption`, elsewhere
-    window: int = 16  # shards: samples are shuffled within so many shards at a time
+    window: Count = 16  # shards: samples are shuffled within so many shards at a time
     subset: str | None = None  # hub: the dataset's configuration name
     split: str = "train"  # hub
     revision: str | None = None  # hub
     streaming: bool = False  # hub: read forward from the remote files instead of downloading first
-    stream_block: int = 64  # hub, streaming: samples are shuffled within so many at a time
+    stream_block: Count = 64  # hub, streaming: samples are shuffled within so many at a time
     image_column: str = "image"  # hub
     # hub: the column, without which there are no captions; shards: the key in .json, `caption` if not given
     caption_column: str | None = None
@@ -37,11 +37,6 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("path: expected a folder, a pattern or a dataset id, found an empty string")
-        if not self.weight > 0:
-            raise ValueError(f"weight: expected a number above 0, found {self.weight}")
-        for field in ("window", "stream_block"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}: expected at least 1, found {getattr(self, field)}")
         if self.streaming and self.kind != "hub":
             raise ValueError(f"streaming: only `hub` sources stream, found kind {self.kind!r}")
         if self.captions is not None and self.kind != "folder":
@@ -52,27 +47,21 @@ class SourceConfig:
 class DataConfig:
     """The training stream: which sources, and how a picture becomes a square of pixels."""
 
-    image_size: int  # px, side of the square crop, which is also the reconstruction's size
+    image_size: Count  # px, side of the square crop, which is also the reconstruction's size
     sources: tuple[SourceConfig, ...]
     crop: Literal["random", "center"] = "random"  # Table 7
     flip: bool = True  # Table 7: random flip, left-right
-    workers: int = 4  # processes that decode, per rank; 0 decodes in the trainer itself
-    prefetch: int = 2  # micro-batches decoded ahead
+    workers: Number = 4  # processes that decode, per rank; 0 decodes in the trainer itself
+    prefetch: Count = 2  # micro-batches decoded ahead
     # Positions are dealt to so many lanes, and each lane reads its own part of a streamed dataset, forward
     # only. A worker reads nothing twice if world size x workers divides it. Part of the order: keep it when
     # resuming.
-    lanes: int = 64
-    max_pixels: int = MAX_PIXELS  # a larger picture is refused from its header, as a decompression bomb
-    max_corrupt_share: float = 0.01  # unreadable images, of all samples drawn, past which training stops
+    lanes: Count = 64
+    max_pixels: Count = MAX_PIXELS  # a larger picture is refused from its header, as a decompression bomb
+    max_corrupt_share: Share = 0.01  # unreadable images, of all samples drawn, past which training stops
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources: expected at least one source, found none")
-        for field in ("image_size", "workers", "prefetch", "lanes", "max_pixels"):
-            least = 0 if field == "workers" else 1
-            if getattr(self, field) < least:
-                raise ValueError(f"{field}: expected at least {least}, found {getattr(self, field)}")
         if self.max_pixels > 2 * MAX_PIXELS:
             raise ValueError(f"max_pixels: expected at most {2 * MAX_PIXELS}, where Pillow refuses by itself")
-        if not 0 <= self.max_corrupt_share <= 1:
-            raise ValueError(f"max_corrupt_share: expected a share in [0, 1], found {self.max_corrupt_share}")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from common.config import configclass
+from common.config import Count, configclass
 from common.errors import UserError, one_line
 
 # Gradient elements per reduction. DeepSpeed's default of 5e8 holds 2 GB of float32 on every GPU.
@@ -53,14 +53,8 @@ class EngineConfig:
 class BatchConfig:
     """Samples per optimizer step over all ranks, and per forward pass on one rank; accumulation follows."""
 
-    global_size: int
-    micro_size: int
-
-    def __post_init__(self) -> None:
-        if self.micro_size < 1 or self.global_size < 1:
-            raise ValueError(
-                f"global_size, micro_size: expected 1 or more, found {self.global_size}, {self.micro_size}"
-            )
+    global_size: Count
+    micro_size: Count
 
     def accumulation(self, world: int) -> int:
         """Micro steps per optimizer step.

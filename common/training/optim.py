@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from common.config import configclass
+from common.config import Rate, ShareBelowOne, Weight, configclass, within
 
 # By module type, never by a substring of a name: matrices decay; norms, biases, positions and scales do not.
 DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -18,18 +18,13 @@ DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class AdamWConfig:
     """AdamW as in Table 7. `max_grad_norm` null clips nothing."""
 
-    betas: tuple[float, float]
-    weight_decay: float
+    betas: Annotated[
+        tuple[float, float],
+        within("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
+    ]
+    weight_decay: Weight
     eps: float = 1e-8
-    max_grad_norm: float | None
-
-    def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas: expected two numbers in [0, 1), found {self.betas}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay: expected 0 or more, found {self.weight_decay}")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm: expected a positive number, found {self.max_grad_norm}")
+    max_grad_norm: Rate | None
 
 
 @configclass
@@ -43,14 +38,8 @@ class MuonConfig:
         lr: peak rate; follows the schedule of AdamW's. momentum: Nesterov's.
     """
 
-    lr: float
-    momentum: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr: expected a positive number, found {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: expected a number in [0, 1), found {self.momentum}")
+    lr: Rate
+    momentum: ShareBelowOne = 0.95
 
     def check(self, adamw: AdamWConfig) -> None:
         """Raises `ValueError` beside an AdamW that clips: DeepSpeed would measure and shrink Muon's finished updates

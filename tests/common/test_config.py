@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from common.config import ConfigError, configclass, dump_config, load_config
+from common.config import (
+    Architecture,
+    ConfigError,
+    Rate,
+    Share,
+    configclass,
+    dump_config,
+    load_config,
+    stating,
+    validate,
+)
 
 
 @configclass
@@ -92,3 +103,32 @@ def test_broken_files_are_named(tmp_path: Path, text: str, complaint: str) -> No
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml: cannot read the recipe"):
         load_config(Outer, tmp_path / "gone.yaml")
+
+
+def test_annotations_say_what_a_value_must_be_beyond_its_type() -> None:
+    @configclass
+    class Base:
+        rate: Rate | None = None
+        names: Annotated[Architecture, stating("width", "depth")]
+
+    @configclass
+    class Heir(Base):
+        share: Share = 0.5
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.share == self.rate:
+                raise ValueError("share: expected another number than rate")
+
+    good: dict[str, Any] = {"width": 1, "depth": 2}
+    assert Heir(names=good).rate is None
+    for fields, message in (
+        ({"rate": 0.0}, "rate: expected a positive number, found 0.0"),
+        ({"names": {"width": 1}}, "names: expected depth to be stated"),
+        ({"share": 1.5}, "share: expected a share in [0, 1], found 1.5"),
+        ({"share": 1.0, "rate": 1.0}, "share: expected another number than rate"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            Heir(**{"names": good, **fields})
+        with pytest.raises(ConfigError, match=re.escape(f"here: {message}")):
+            validate(Heir, {"names": good, **fields}, "here")
