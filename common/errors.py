@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
+LONGEST = 400  # characters of what a library says
 
 
 class UserError(Exception):
@@ -13,8 +15,23 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` on a single line, for use inside a `UserError`."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What `error` says, on a single line, for use inside a `UserError`: of the system's errors the reason alone."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return " ".join((said or str(error)).split()) or type(error).__name__
+
+
+@contextmanager
+def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Inside, an error of one of `kinds` becomes a `UserError`: `WHERE: MESSAGE`.
+
+    A `UserError` passes, unless it is one of `kinds`: then `WHERE: ` is put before it.
+    """
+    try:
+        yield
+    except kinds as error:
+        if isinstance(error, UserError) and UserError not in kinds:
+            raise
+        raise UserError(f"{where}: {one_line(error)[:LONGEST]}") from error
 
 
 def run_cli(main: Callable[[], None]) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 
 from common.data.images import CorruptImage, open_image
 from common.errors import UserError, one_line
+from common.files import write_text
 from evals.detectors.detection import Detection, Detector
-from evals.files import write_whole
 from evals.geneval.prompts import Picture, Prompt
 from evals.geneval.rules import judge
 
@@ -71,7 +71,7 @@ def detect_waiting(detector: Detector, pictures: Sequence[Picture], folder: Path
                 raise UserError(f"{picture.path}: {one_line(error)}") from error
             found = _with_colors(picture, detections)
             record = {**key, "size": list(image.size), "detections": [_as_json(one) for one in found]}
-            write_whole(folder / f"{picture.name}.json", json.dumps(record) + "\n")
+            write_text(folder / f"{picture.name}.json", json.dumps(record) + "\n")
     dist.barrier()
 
 

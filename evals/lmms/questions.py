@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from evals.files import write_whole
+from common.files import write_text
 from evals.lmms.tasks import WHOLE
 from understanding.annotations import read_records
 from understanding.conversation import BadSample, read_conversation
@@ -64,7 +64,7 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
 def write_task(name: str, path: Path, images: Path, folder: Path) -> None:
     """Put the questions where `task_config` finds them; one process does. Raises as `read_questions`."""
     rows = read_questions(path, images)
-    write_whole(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def task_config(name: str, folder: Path) -> dict[str, Any]:
