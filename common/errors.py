@@ -22,16 +22,18 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
-    """Inside, an error of one of `kinds` becomes a `UserError`: `WHERE: MESSAGE`.
+    """Inside, an error of one of `kinds` becomes a `UserError`: `WHERE: MESSAGE`, a library's message cut at `LONGEST`.
 
-    A `UserError` passes, unless it is one of `kinds`: then `WHERE: ` is put before it.
+    A `UserError` passes as it is, unless `kinds` names it: then `WHERE: ` is put before it.
     """
     try:
         yield
     except kinds as error:
-        if isinstance(error, UserError) and UserError not in kinds:
+        if not isinstance(error, UserError):
+            raise UserError(f"{where}: {one_line(error)[:LONGEST]}") from error
+        if UserError not in kinds:
             raise
-        raise UserError(f"{where}: {one_line(error)[:LONGEST]}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def run_cli(main: Callable[[], None]) -> None:
