@@ -22,13 +22,15 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
-    """Inside, an error of one of `kinds` becomes a `UserError`: `WHERE: MESSAGE`, a library's message cut at `LONGEST`.
+    """Inside, an error of one of `kinds`, or any, becomes a `UserError`: `WHERE: MESSAGE`, cut at `LONGEST`.
 
+    Without `kinds` it is for reading what others wrote: libraries raise nearly anything for damaged files and misfits.
     A `UserError` passes as it is, unless `kinds` names it: then `WHERE: ` is put before it.
     """
+    caught = kinds or (Exception,)
     try:
         yield
-    except kinds as error:
+    except caught as error:
         if not isinstance(error, UserError):
             raise UserError(f"{where}: {one_line(error)[:LONGEST]}") from error
         if UserError not in kinds:

@@ -26,7 +26,7 @@ def is_saved_to_disk(path: str) -> bool:
 def loading(config: SourceConfig) -> AbstractContextManager[None]:
     """Inside, whatever `datasets` raises for a wrong id, subset, split or file (of many classes) becomes one line."""
     what = f"subset {config.subset!r}, split {config.split!r}" if config.subset else f"split {config.split!r}"
-    return refusing(f"{config.path}: cannot load this dataset ({what})", Exception)
+    return refusing(f"{config.path}: cannot load this dataset ({what})")
 
 
 def select_columns(rows: AnyDataset, config: SourceConfig) -> AnyDataset:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.files import write_text
 from evals.lmms.tasks import WHOLE
 from understanding.annotations import read_records
@@ -36,10 +36,8 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for number, (_, _, record) in enumerate(read_records(str(path)), 1):
-        try:
+        with refusing(f"{path}: record {number}", BadSample):
             talk = read_conversation(record)
-        except BadSample as error:
-            raise UserError(f"{path}: record {number}: {error}") from error
         pictures = [str(images / name) for name in talk.images]
         for picture in pictures:
             if not Path(picture).is_file():

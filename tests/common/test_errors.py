@@ -25,6 +25,7 @@ def test_what_is_refused_says_where() -> None:
     assert refused(PermissionError(13, "Permission denied", "a"), OSError).endswith(
         "record: Permission denied"
     )
+    assert refused(KeyError("model_type")) == "a.json: expected a record: 'model_type'"
     said = refused(ValueError("long " * 1000), ValueError)
     assert len(said) == len("a.json: expected a record: ") + LONGEST
 
@@ -36,7 +37,7 @@ def test_only_what_is_named_is_refused() -> None:
 
 def test_an_error_of_ours_is_not_told_twice() -> None:
     ours = UserError("b.json: " + "long " * 200)
-    with pytest.raises(UserError) as caught, refusing("a.json", Exception):
+    with pytest.raises(UserError) as caught, refusing("a.json"):
         raise ours
     assert caught.value is ours
     assert refused(ours, UserError) == f"a.json: expected a record: {ours}"
