@@ -65,9 +65,8 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/benchmarks/generate"), help="default: %(default)s"
     )
-    parser.add_argument(
-        "--arm", choices=ARMS, help=argparse.SUPPRESS
-    )  # set in the processes that this one starts
+    # Set in the processes that this one starts.
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps <= WARM_UP or options.repeats < 1:
         raise UserError(f"--steps, --repeats: expected more than {WARM_UP}, and 1 or more")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
+LONGEST = 400  # characters of what a library says
 
 
 class UserError(Exception):
@@ -13,8 +15,27 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` on a single line, for use inside a `UserError`."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What `error` says, on a single line, for use inside a `UserError`: of the system's errors the reason alone."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return " ".join((said or str(error)).split()) or type(error).__name__
+
+
+@contextmanager
+def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
+    """Inside, an error of one of `kinds`, or any, becomes a `UserError`: `WHERE: MESSAGE`, cut at `LONGEST`.
+
+    Without `kinds` it is for reading what others wrote: libraries raise nearly anything for damaged files and misfits.
+    A `UserError` passes as it is, unless `kinds` names it: then `WHERE: ` is put before it.
+    """
+    caught = kinds or (Exception,)
+    try:
+        yield
+    except caught as error:
+        if not isinstance(error, UserError):
+            raise UserError(f"{where}: {one_line(error)[:LONGEST]}") from error
+        if UserError not in kinds:
+            raise
+        raise UserError(f"{where}: {error}") from error
 
 
 def run_cli(main: Callable[[], None]) -> None:

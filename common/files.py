@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -42,11 +42,11 @@ def writing(where: Path | str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str | None:
     """Why something could not be written; None if that is not what the error says."""
-    if isinstance(error, UserError):
-        return None
-    if isinstance(error, OSError):
-        return error.strerror or one_line(error)
-    if isinstance(error, SafetensorError) or "(os error " in str(error):  # as Rust's libraries say it
+    # Tokenizers, which are written in Rust, raise nothing but plain exceptions.
+    from_rust = isinstance(error, SafetensorError) or (
+        type(error) is Exception and "(os error " in str(error)
+    )
+    if from_rust or isinstance(error, OSError):
         return one_line(error)
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     if any(frame.f_globals.get("__name__") == "torch.serialization" for frame in frames):
@@ -137,15 +137,16 @@ def cache_file(kind: str, *identity: object, suffix: str) -> Path:
     return Path(root, kind, hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest() + suffix)
 
 
-def write_cache(path: Path, content: bytes) -> None:
-    """A whole cache file.
+@contextmanager
+def whole_cache(path: Path) -> Iterator[BinaryIO]:
+    """A cache file to write into, which is there once all is written.
 
     Raises:
         UserError: it cannot be written; says where caches may be had instead.
     """
     try:
-        with whole_file(path) as partial:
-            partial.write_bytes(content)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            yield file
     except UserError as error:
         raise UserError(f"{error}; set VQRAE_CACHE to a folder that can be written") from error
 

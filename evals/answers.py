@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError
+from common.errors import refusing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,14 +32,12 @@ class Answers:
         self._path: Path | None = None
         if folder is None:
             return
-        try:
+        with refusing(f"{folder}: answers cannot be kept", OSError):
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("*.jsonl")):
                 self._known.update(_read(path))
             self._path = folder / f"{rank:05d}.jsonl"
             _end_last_line(self._path)
-        except OSError as error:
-            raise UserError(f"{folder}: answers cannot be kept: {error.strerror or error}") from error
 
     def get(self, key: str) -> str | None:
         return self._known.get(key)

@@ -14,11 +14,11 @@ features, right by codes) and clusters.json (all members, in the same order).
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, run_cli
+from common.files import write_json, write_png
 from evals.command import build_parser as shared_parser
 from evals.command import positive
 
@@ -77,12 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         "settings": {"images": args.images, "scored": len(keys), "k": args.clusters, "seed": args.seed},
         **{kind: [[keys[member] for member in members] for members in clusters[kind]] for kind in KINDS},
     }
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        figure.save(args.output / "clusters.png")
-        (args.output / "clusters.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{args.output}: cannot be written: {error.strerror or error}") from error
+    write_png(args.output / "clusters.png", figure)
+    write_json(args.output / "clusters.json", record, indent=1)
     print(f"{len(keys)} pictures, clusters by features and by codes: {args.output / 'clusters.png'}")
 
 

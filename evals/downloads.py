@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.request import urlopen
 
-from common.files import cache_file, write_cache
+from common.files import cache_file, whole_cache
 
 
 def kept_at(url: str) -> Path:
@@ -25,5 +25,6 @@ def have(url: str, is_right: Callable[[bytes], bool], seconds: float = 10.0) -> 
         return False
     if not is_right(content):
         return False
-    write_cache(kept_at(url), content)
+    with whole_cache(kept_at(url)) as file:
+        file.write(content)
     return True

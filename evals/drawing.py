@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
+from common.errors import refusing
 from evals import command
 from evals.preflight import Need, model
 from generation import drawing
@@ -37,3 +40,12 @@ def need(arguments: argparse.Namespace, layout: str) -> Need:
             "either MODEL or --pictures", False, "both were given, and the pictures may be another model's"
         )
     return Need(f"--pictures {arguments.pictures}", arguments.pictures.is_dir(), f"a folder: {layout}")
+
+
+def recorded_drawing(pictures: Path) -> dict[str, Any]:
+    """How the pictures were drawn, where `write_pictures` has recorded it beside them."""
+    path = pictures / "settings.json"
+    if not path.is_file():
+        return {}
+    with refusing(f"{path}: not a record of settings", OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -7,7 +7,6 @@ that the command exits non-zero; only `--limit` makes a smaller result legitimat
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import write_json
 
 PACKAGES = (
     "vqrae",
@@ -96,14 +96,8 @@ def write(folder: Path, results: Results) -> Path:
     for name, score in results.scores.items():
         if not math.isfinite(score):
             raise UserError(f"{results.benchmark}: {name}: {score} is no score")
-    path, partial = folder / "results.json", folder / ".results.json.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(as_json(results), indent=2, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    path = folder / "results.json"
+    write_json(path, as_json(results), allow_nan=False)
     return path
 
 

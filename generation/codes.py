@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from common.data.strings import StringTable
-from common.errors import UserError, one_line
+from common.errors import UserError, one_line, refusing
 from common.files import whole_file
 
 MANIFEST = "codes.json"
@@ -178,7 +178,8 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        damaged = f"{path}: no shard of codes, or a damaged one"
+        with refusing(damaged, OSError, SafetensorError, KeyError, ValueError):
             self._file = safe_open(path, framework="numpy")
             self.facts = CodeFacts.from_json((self._file.metadata() or {})["facts"], path)
             self._codes = self._file.get_slice("codes")
@@ -187,8 +188,6 @@ class Shard:
                 StringTable.of(self._file.get_slice(name), self._file.get_tensor(f"{name}_ends"))
                 for name in ("captions", "keys", "skipped")
             )
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: no shard of codes, or a damaged one: {one_line(error)}") from error
 
     def __len__(self) -> int:
         return self._length

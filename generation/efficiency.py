@@ -39,9 +39,8 @@ class GenerationEfficiency(Efficiency):
 
     def count(self, batch: Batch) -> dict[str, float]:
         """Of one micro-batch; tokens are real ones, positions also the padded ones."""
-        lengths = [
-            length + self._codes - 1 for length in batch["prompt_lengths"]
-        ]  # the last code is not read
+        # The last code is not read.
+        lengths = [length + self._codes - 1 for length in batch["prompt_lengths"]]
         attention = sum(
             length * attention_flops(self._layers, self._width, length, causal=True, passes_gradient=True)
             for length in lengths

@@ -65,8 +65,7 @@ def extract(config: GenerationConfig, batch_size: int, shard_size: int) -> None:
             too many pictures cannot be read.
     """
     from common import dist
-    from common.data.open import open_source
-    from common.data.sources import IndexedSource
+    from common.data.open import open_indexed
     from generation.assemble import assemble_vqrae
     from generation.code_encoder import CodeEncoder
     from generation.codes import CodeFacts
@@ -80,9 +79,7 @@ def extract(config: GenerationConfig, batch_size: int, shard_size: int) -> None:
     sha256 = vqrae_hash(vqrae)
     encoder = CodeEncoder(vqrae.to(device), config.model.tokenizer.precision)
     for number, stated in enumerate(config.data.sources):
-        source = open_source(stated)
-        if not isinstance(source, IndexedSource):
-            raise UserError(f"{stated.path}: streaming: each picture is encoded once; set it to false")
+        source = open_indexed(stated)
         # How often a source is drawn from, and in which order, is training's affair.
         described = {
             key: value
@@ -169,6 +166,7 @@ def _claim(folder: Path, facts: CodeFacts) -> None:
         UserError: it holds other codes, or cannot be made.
     """
     from common import dist
+    from common.files import write_text
     from generation.codes import MANIFEST, read_facts
 
     manifest = folder / MANIFEST
@@ -176,13 +174,7 @@ def _claim(folder: Path, facts: CodeFacts) -> None:
         read_facts(folder).check(facts, manifest)
     dist.barrier()
     if dist.is_main() and not manifest.is_file():
-        partial = folder / f".{MANIFEST}.partial"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(facts.to_json(), encoding="utf-8")
-            partial.replace(manifest)
-        except OSError as error:
-            raise UserError(f"{folder}: data.codes: cannot be written: {error.strerror}") from error
+        write_text(manifest, facts.to_json())
     dist.barrier()
 
 

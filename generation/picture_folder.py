@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from common import dist
 from common.errors import UserError
+from common.files import write_json, write_png
 from common.sheets import contact_sheet
 from common.training.run import versions
 from generation.generator import Generator, Job, jobs_for
@@ -116,9 +117,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
     try:
         if dist.is_main() and not path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            record = {**settings, "versions": versions()}
-            _replace(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n", "utf-8"))
+            write_json(path, {**settings, "versions": versions()})
         dist.barrier()
         stated = json.loads(path.read_text(encoding="utf-8"))
         for key, value in settings.items():
@@ -127,9 +126,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
                     f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
                     "another folder, or remove it"
                 )
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a record of settings; remove it, or choose another folder") from error
 
 
@@ -143,18 +140,7 @@ def _save(picture: Image.Image, path: Path, job: Job, settings: dict[str, Any]) 
         ("settings", json.dumps(settings)),
     ):
         info.add_itxt(key, str(value))  # UTF-8, unlike plain text chunks
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, lambda partial: picture.save(partial, format="PNG", pnginfo=info))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Whole or not at all: a file that is there is a finished one."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    partial.replace(path)
+    write_png(path, picture, pnginfo=info)
 
 
 def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:
@@ -163,6 +149,4 @@ def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:
         if job.prompt_index < SHEET_PROMPTS and job.sample_index < SHEET_PICTURES:
             with Image.open(folder / naming(job)) as picture:
                 rows.setdefault(job.prompt_index, (job.prompt, []))[1].append(picture.convert("RGB"))
-    _replace(
-        folder / "sheet.png", lambda partial: contact_sheet(list(rows.values())).save(partial, format="PNG")
-    )
+    write_png(folder / "sheet.png", contact_sheet(list(rows.values())))

@@ -49,9 +49,8 @@ def begin_image_id(text_tokenizer: Any) -> int:
     Raises:
         ValueError: a text tokenizer without visual tokens.
     """
-    found = int(
-        text_tokenizer.convert_tokens_to_ids(BEGIN_IMAGE)
-    )  # that of the unknown token, if it has none
+    # That of the unknown token, if it has none.
+    found = int(text_tokenizer.convert_tokens_to_ids(BEGIN_IMAGE))
     if text_tokenizer.convert_ids_to_tokens(found) != BEGIN_IMAGE:
         raise ValueError(f"the text tokenizer has no token {BEGIN_IMAGE}: expected an expanded one")
     return found

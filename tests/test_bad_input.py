@@ -314,11 +314,8 @@ def test_reconstruct_refuses(
     [
         ("llama", "good", "llama/config.json: model_type: expected 'vqrae', found 'llama'"),
         ("vqrae", "texts", "texts: no images in this folder"),
-        (
-            "vqrae",
-            "mixed",
-            "bomb.png: 400000000 pixels, over the limit",
-        ),  # a score over fewer is another score
+        # A score over fewer is another score.
+        ("vqrae", "mixed", "bomb.png: 400000000 pixels, over the limit"),
     ],
 )
 def test_evaluation_refuses(

@@ -8,7 +8,6 @@ added without a new one.
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import UserError, one_line
-from common.files import cache_file, write_cache
+from common.files import cache_file, whole_cache
 from understanding.conversation import BadSample, Conversation, Encoded, encode_all, read_conversation
 
 if TYPE_CHECKING:
@@ -105,9 +104,8 @@ class Annotations:
         table = np.concatenate(rows)
         if not len(table):
             raise UserError(f"{self.path}: data.sources.annotations: holds no records")
-        content = io.BytesIO()
-        np.save(content, table)
-        write_cache(self._cache, content.getvalue())
+        with whole_cache(self._cache) as file:
+            np.save(file, table)
 
     def _rows_of(self, records: list[tuple[int, int, Any]]) -> np.ndarray:
         rows = np.zeros(len(records), ROW)

@@ -7,22 +7,19 @@ holds the whole model. A folder is whole or absent.
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlavaProcessor
 
 from common import dist
-from common.errors import UserError, one_line
+from common.files import whole_folder, write_json
 from common.models.vision_encoder import VisionEncoder
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
 from understanding.model import LanguageSide, numel
@@ -65,7 +62,7 @@ def export_model(
     for name, tensor in tower.model.state_dict().items():
         fetch = partial(_whole, [tensor], 0.0, dtype)
         parts.append(_Part(names[f"model.vision_tower.{name}"], tensor.numel(), fetch))
-    with _whole_or_absent(folder) as unfinished:
+    with _one_folder(folder) as unfinished:
         _write_weights(unfinished, parts, dtype.itemsize, shard_bytes)
         if dist.is_main():
             _write_configs(unfinished, side, dtype, processor)
@@ -82,7 +79,7 @@ def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
         UserError: it cannot be written; what was there before is untouched.
     """
     dtype = next(side.parameters()).dtype
-    with _whole_or_absent(folder) as unfinished:
+    with _one_folder(folder) as unfinished:
         tensors = {name: _whole([parameter], 0.0, dtype) for name, parameter in adapter_parameters(side)}
         _save(unfinished / "adapter_model.safetensors", tensors)
         if dist.is_main():
@@ -90,21 +87,11 @@ def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
 
 
 @contextmanager
-def _whole_or_absent(folder: Path) -> Iterator[Path]:
+def _one_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into on rank 0, which takes the place of `folder` once all is written."""
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    try:
-        if dist.is_main():
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
+    with whole_folder(folder) if dist.is_main() else nullcontext(folder) as unfinished:
         yield unfinished
-        if dist.is_main():
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
-    except (OSError, SafetensorError) as error:
-        # No collective from here on: the other ranks may be gathering. The launcher ends them.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise UserError(f"{folder}: could not be saved: {one_line(error)}") from error
+    # Not reached after an error: the other ranks may be gathering. The launcher ends them.
     dist.barrier()
 
 
@@ -156,9 +143,7 @@ def _write_weights(folder: Path, parts: list[_Part], element_bytes: int, shard_b
             "metadata": {"total_parameters": total, "total_size": total * element_bytes},
             "weight_map": files,
         }
-        (folder / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2, sort_keys=True) + "\n"
-        )
+        write_json(folder / "model.safetensors.index.json", index, sort_keys=True)
 
 
 def _save(path: Path, tensors: dict[str, Tensor | None]) -> None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import UserError, one_line, run_cli
+from common.errors import UserError, run_cli
+from common.files import whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +91,7 @@ def insert(vqrae: str, internvl: str, output: Path) -> None:
         raise UserError(
             f"{internvl}: {stranger[0]}: the weights of the vision tower are not those of {vqrae}"
         )
-    with _new_folder(output) as unfinished:
+    with whole_folder(output, replace=False) as unfinished:
         for path in sorted(source.iterdir()):
             if path.is_file() and not held.get(path):
                 shutil.copyfile(path, unfinished / path.name)  # what a hub's cache links to, not the link
@@ -111,7 +110,7 @@ def extract(internvl: str, output: Path) -> None:
     from common.models.encoder_loading import load_encoder
 
     encoder = _internvit(load_encoder(internvl), internvl)
-    with _new_folder(output) as unfinished:
+    with whole_folder(output, replace=False) as unfinished:
         encoder.save_pretrained(unfinished)
     print(f"{output}: the vision tower of {internvl}")
 
@@ -180,25 +179,6 @@ def _rewrite(source: Path, target: Path, replaced: dict[str, Tensor]) -> None:
             if key in replaced:
                 tensors[key] = replaced[key].to(tensors[key].dtype).reshape_as(tensors[key]).contiguous()
         save_file(tensors, target, metadata=handle.metadata())
-
-
-@contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `output` once all is written."""
-    from safetensors import SafetensorError
-
-    if output.exists():
-        raise UserError(f"{output}: is there already; choose another folder, or remove it")
-    unfinished = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        unfinished.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{output}: cannot be written: {one_line(error)}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 if __name__ == "__main__":

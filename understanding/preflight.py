@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, run_cli
+from common.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,11 +79,7 @@ def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, 
         lines += [dataset.describe(index, problem) for index, problem in sorted(problems.items())]
         if len(problems) > config.data.max_skipped_share * len(dataset):
             too_many.append(f"{len(problems)} of {len(dataset)} {title} samples would be left out")
-    try:
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{listed}: cannot be written: {error.strerror}") from error
+    write_text(listed, "".join(f"{line}\n" for line in lines))
     print(f"list             {listed}, {len(lines)} lines")
     if too_many:
         raise UserError(

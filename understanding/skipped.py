@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.data.images import MAX_ASPECT, CorruptImage, open_image, read_size
-from common.errors import UserError
+from common.files import writing
 from understanding.conversation import BadSample
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ class SkippedList:
         lines = list(dict.fromkeys(lines))
         if not lines:
             return
-        try:
-            with self._path.open("a+", encoding="utf-8") as file:
-                file.seek(0)
-                known = set(file.read().splitlines())
-                file.write("".join(f"{line}\n" for line in lines if line not in known))
-        except OSError as error:
-            raise UserError(f"{self._path}: cannot be written: {error.strerror}") from error
+        with writing(self._path), self._path.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            known = set(file.read().splitlines())
+            file.write("".join(f"{line}\n" for line in lines if line not in known))

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from common.errors import refusing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,10 +49,8 @@ def read_picture(path: Path) -> Image.Image:
     """Raises `UserError` naming the file."""
     from common.data.images import CorruptImage, open_image
 
-    try:
+    with refusing(path, CorruptImage):
         return open_image(path)
-    except CorruptImage as error:
-        raise UserError(f"{path}: {error.reason}") from error
 
 
 def open_model(arguments: argparse.Namespace) -> ChatModel:

@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from generation import drawing
 
 HELP = "draw pictures for a prompt, or for a file of prompts"
@@ -55,12 +55,11 @@ def read_prompts(path: Path) -> list[str]:
         UserError: no such file, no UTF-8, no prompts, or a line that has none: an empty line would shift the indices
             that the random numbers follow from, or be drawn without a prompt.
     """
-    try:
+    with (
+        refusing(f"{path}: cannot be read", OSError),
+        refusing(f"{path}: expected text in UTF-8", UnicodeDecodeError),
+    ):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected text in UTF-8") from error
     prompts = []
     for number, line in enumerate(lines, 1):
         prompt: object = line.strip()

@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from common import dist
     from common.data.images import CorruptImage, open_image, to_pil
+    from common.files import write_png
     from tokenizer.inference import load_model
 
     device = dist.start_process(arguments.device)
@@ -62,11 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
             tqdm.write(f"left out: {source}: {error.reason}", file=sys.stderr)
             continue
         picture = to_pil(_rebuilt(model, pixels, arguments.side_by_side))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(target, format="PNG")
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
+        write_png(target, picture)
         written += 1
     if not written:
         raise UserError(f"{arguments.source}: none of its {len(jobs)} pictures could be read")

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.data.batch import Batch, Sample, collate
 from common.data.config import MAX_PIXELS, SourceConfig
 from common.data.images import CorruptImage, ImageTransform, open_image
-from common.data.open import open_source
+from common.data.open import open_indexed
 from common.data.sources import IndexedSource
 from common.data.workers import in_workers
 from common.errors import UserError
@@ -51,10 +51,7 @@ def evaluation_loader(
     if isinstance(source, (str, Path)):
         source = SourceConfig(kind="folder", path=str(source))
     if isinstance(source, SourceConfig):
-        opened = open_source(source)
-        if not isinstance(opened, IndexedSource):
-            raise UserError(f"{source.path}: streaming: an evaluation reads each image once; set it to false")
-        source = opened
+        source = open_indexed(source)
     images = range(len(source) if limit is None else min(limit, len(source)))
     own: Sequence[int] = images[rank::world]
     if whole_batches:

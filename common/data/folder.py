@@ -10,7 +10,7 @@ from common.data.config import SourceConfig
 from common.data.images import EXTENSIONS
 from common.data.sources import IndexedSource, RawImage
 from common.data.strings import StringTable
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
 
 CAPTION_FILE = "captions.jsonl"
 _FILE_FIELDS = ("file_name", "file", "image")  # `file_name` is Hugging Face's, `image` LLaVA's
@@ -80,14 +80,14 @@ def _captions(root: Path, given: str | None, files: list[str]) -> StringTable | 
             return None
         path = found
     table: dict[str, str] = {}
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    file, caption = _caption_line(line, f"{path}: line {number}")
-                    table[_full(path.parent, file)] = caption
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read captions: {one_line(error)}") from error
+    with (
+        refusing(f"{path}: cannot read captions", OSError, UnicodeDecodeError),
+        path.open(encoding="utf-8") as lines,
+    ):
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                file, caption = _caption_line(line, f"{path}: line {number}")
+                table[_full(path.parent, file)] = caption
     return StringTable(table.get(_full(root, file), "") for file in files)
 
 
@@ -97,10 +97,8 @@ def _full(folder: Path, file: str) -> str:
 
 
 def _caption_line(line: str, where: str) -> tuple[str, str]:
-    try:
+    with refusing(f"{where}: no valid JSON", json.JSONDecodeError):
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: no valid JSON: {one_line(error)}") from error
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object, found {type(record).__name__}")
     file = next((record[field] for field in _FILE_FIELDS if field in record), None)

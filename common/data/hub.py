@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.data.config import SourceConfig
-from common.data.hub_rows import image_data, is_saved_to_disk, refuse, select_columns
+from common.data.hub_rows import image_data, is_saved_to_disk, loading, select_columns
 from common.data.sources import IndexedSource, RawImage
 from common.errors import UserError
 
@@ -35,10 +35,8 @@ class HubSource(IndexedSource):
 def _load(config: SourceConfig) -> Dataset:
     import datasets
 
-    try:
+    with loading(config):
         if is_saved_to_disk(config.path):
             loaded = datasets.load_from_disk(config.path)
             return loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(config.path, config.subset, split=config.split, revision=config.revision)
-    except Exception as error:
-        refuse(config, error)

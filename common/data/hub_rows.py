@@ -5,11 +5,12 @@ Images stay encoded (`Image(decode=False)`), so that damaged ones are ours to co
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.data.config import SourceConfig
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -22,10 +23,10 @@ def is_saved_to_disk(path: str) -> bool:
     return any(Path(path, name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def refuse(config: SourceConfig, error: Exception) -> NoReturn:
-    """What `datasets` raises for a wrong id, subset, split or file is of many classes."""
+def loading(config: SourceConfig) -> AbstractContextManager[None]:
+    """Inside, whatever `datasets` raises for a wrong id, subset, split or file (of many classes) becomes one line."""
     what = f"subset {config.subset!r}, split {config.split!r}" if config.subset else f"split {config.split!r}"
-    raise UserError(f"{config.path}: cannot load this dataset ({what}): {one_line(error)[:400]}") from error
+    return refusing(f"{config.path}: cannot load this dataset ({what})")
 
 
 def select_columns(rows: AnyDataset, config: SourceConfig) -> AnyDataset:

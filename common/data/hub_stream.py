@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import fsspec.asyn
 
 from common.data.config import SourceConfig
-from common.data.hub_rows import image_data, is_saved_to_disk, refuse, select_columns
+from common.data.hub_rows import image_data, is_saved_to_disk, loading, select_columns
 from common.data.order import derive_key, permuted
 from common.data.sources import RawImage, Source
 from common.errors import UserError, one_line
-from common.files import cache_file, write_cache
+from common.files import cache_file, whole_cache
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -187,7 +187,8 @@ class _ShardReader:
         known = self.length(shard)
         if known is None:
             self._lengths[shard] = length
-            write_cache(file, str(length).encode())
+            with whole_cache(file) as cached:
+                cached.write(str(length).encode())
         elif known != length:
             raise UserError(
                 f"{self.name}: shard {shard} has {length} rows and had {known}; if that is right, "
@@ -201,16 +202,12 @@ def _open_stream(config: SourceConfig, lanes: int) -> tuple[IterableDataset, tup
 
     if is_saved_to_disk(config.path):
         raise UserError(f"{config.path}: streaming: not for a dataset of save_to_disk, set it to false")
-    try:
+    with loading(config):
         builder = datasets.load_dataset_builder(config.path, config.subset, revision=config.revision)
         rows = builder.as_streaming_dataset(split=config.split)
         if rows.num_shards < lanes:
             rows = rows.reshard()
         rows = select_columns(rows, config)
-    except UserError:
-        raise
-    except Exception as error:
-        refuse(config, error)
     files = builder.config.data_files or {}
     versions = [
         (split, list(names), getattr(names, "origin_metadata", None)) for split, names in files.items()

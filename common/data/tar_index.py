@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import random
@@ -14,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from common.data.images import EXTENSIONS
-from common.errors import UserError, one_line
-from common.files import cache_file, write_cache
+from common.errors import UserError, refusing
+from common.files import cache_file, whole_cache
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +52,8 @@ def count_samples(paths: list[str]) -> np.ndarray:
 
 
 def _index_file(path: str) -> Path:
-    try:
+    with refusing(f"{path}: cannot read this shard", OSError):
         status = Path(path).stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this shard: {error.strerror}") from error
     return cache_file("shards", str(Path(path).absolute()), status.st_size, status.st_mtime_ns, suffix=".npz")
 
 
@@ -90,37 +87,34 @@ def _scan(path: str, cached: Path) -> ShardIndex:
             texts.append(text)
 
     total = Path(path).stat().st_size
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else it keeps all it has seen
-                if not member.isreg():
-                    continue
-                if member.offset_data + member.size > total:
-                    raise UserError(f"{path}: truncated shard: {member.name} ends past the end of the file")
-                folder, _, name = member.name.removeprefix("./").rpartition("/")
-                base, _, extension = name.partition(".")  # WebDataset: the key ends at the name's first dot
-                if not base:
-                    continue
-                if (key := f"{folder}/{base}" if folder else base) != current:
-                    finish()
-                    current, image, text = key, None, (0, 0, 0)
-                extension = extension.rpartition(".")[2].lower()
-                if image is None and f".{extension}" in EXTENSIONS:
-                    image = (member.offset_data, member.size)
-                elif extension == "txt" or (extension == "json" and not text[1]):
-                    text = (member.offset_data, member.size, int(extension == "json"))
-            finish()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{path}: no plain tar, or a damaged one: {one_line(error)}") from error
+    damaged = refusing(f"{path}: no plain tar, or a damaged one", tarfile.TarError, OSError, EOFError)
+    with damaged, tarfile.open(path, mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps all it has seen
+            if not member.isreg():
+                continue
+            if member.offset_data + member.size > total:
+                raise UserError(f"{path}: truncated shard: {member.name} ends past the end of the file")
+            folder, _, name = member.name.removeprefix("./").rpartition("/")
+            base, _, extension = name.partition(".")  # WebDataset: the key ends at the name's first dot
+            if not base:
+                continue
+            if (key := f"{folder}/{base}" if folder else base) != current:
+                finish()
+                current, image, text = key, None, (0, 0, 0)
+            extension = extension.rpartition(".")[2].lower()
+            if image is None and f".{extension}" in EXTENSIONS:
+                image = (member.offset_data, member.size)
+            elif extension == "txt" or (extension == "json" and not text[1]):
+                text = (member.offset_data, member.size, int(extension == "json"))
+        finish()
     index = ShardIndex(
         keys=np.array(keys, dtype=bytes),
         images=np.array(images, dtype=np.int64).reshape(-1, 2),
         texts=np.array(texts, dtype=np.int64).reshape(-1, 3),
     )
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=index.keys, images=index.images, texts=index.texts)
-    write_cache(cached, buffer.getvalue())
+    with whole_cache(cached) as file:
+        np.savez(file, keys=index.keys, images=index.images, texts=index.texts)
     return index
 
 
@@ -139,10 +133,9 @@ _open_file = lru_cache(maxsize=64)(_OpenFile)
 
 
 def read_at(path: str, offset: int, size: int) -> bytes:
-    try:  # pread names its offset, so processes forked after the file was opened do not disturb each other
+    with refusing(f"{path}: cannot read this shard", OSError):
+        # pread names its offset, so processes forked after the file was opened do not disturb each other
         content = os.pread(_open_file(path).descriptor, size, offset)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this shard: {one_line(error)}") from error
     if len(content) < size:
         raise UserError(f"{path}: this shard became shorter since it was indexed")
     return content

@@ -127,9 +127,8 @@ def nearest_codes(vectors: Tensor, table: Tensor, block: int = DISTANCE_BLOCK) -
     """
     flat = vectors.reshape(-1, vectors.shape[-1]).float()
     table = table.float()
-    half_squares = (
-        table.square().sum(-1) / 2
-    )  # |v - c|^2 / 2 = |v|^2 / 2 - v c + |c|^2 / 2; the first is constant
+    # |v - c|^2 / 2 = |v|^2 / 2 - v c + |c|^2 / 2, of which the first is constant.
+    half_squares = table.square().sum(-1) / 2
     rows = max(1, block // table.shape[0])
     codes = [torch.addmm(half_squares, part, table.T, alpha=-1).argmin(-1) for part in flat.split(rows)]
     return torch.cat(codes).view(vectors.shape[:-1])

@@ -9,9 +9,9 @@ and are old ones removed. Whatever interrupts that (a kill, a full disk), the la
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from common import dist
 from common.config import configclass
 from common.errors import UserError, one_line
+from common.files import partial_of, whole_folder, write_text, writing
 
 LATEST = "latest"
 
@@ -71,29 +72,24 @@ class Checkpoints:
             UserError: it could not be written on some rank; what was there before is untouched.
         """
         final = self.folder / f"step_{step:08d}"
-        partial = self.folder / f".{final.name}.partial"
-        if dist.is_main():
-            shutil.rmtree(partial, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        dist.barrier()
+        partial = partial_of(final)
         try:
-            partial.mkdir(exist_ok=True)
-            torch.save(state, partial / state_file(dist.rank()))
-            write(partial)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            with whole_folder(final) if dist.is_main() else nullcontext(), writing(final):
+                dist.barrier()
+                partial.mkdir(exist_ok=True)
+                torch.save(state, partial / state_file(dist.rank()))
+                write(partial)
+                dist.barrier()
+        except UserError as error:
             # No collective from here on: the other ranks may be inside the engine's own. The launcher ends them.
             shutil.rmtree(partial, ignore_errors=True)
             kept = self.latest()
             raise UserError(
-                f"{final}: could not be saved on rank {dist.rank()} ({one_line(error)}); "
+                f"{error}, on rank {dist.rank()}; "
                 + (f"the last whole checkpoint is {kept}" if kept else "there is no earlier checkpoint")
             ) from error
-        dist.barrier()
         if dist.is_main():
-            _flush(partial)
-            shutil.rmtree(final, ignore_errors=True)  # a run that went back to an earlier step
-            partial.rename(final)
-            _point(self.folder / LATEST, final.name)
+            write_text(self.folder / LATEST, final.name + "\n")
             self._rotate(final)
         dist.barrier()
         return final
@@ -138,20 +134,3 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _point(pointer: Path, name: str) -> None:
-    partial = pointer.with_name(f".{pointer.name}.partial")
-    partial.write_text(name + "\n")
-    _flush(partial)
-    partial.rename(pointer)
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or all files below a folder, to disk."""
-    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        handle = os.open(item, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

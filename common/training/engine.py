@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from common.config import Count, configclass
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
 
 # Gradient elements per reduction. DeepSpeed's default of 5e8 holds 2 GB of float32 on every GPU.
 REDUCE_BUCKET = 50_000_000
@@ -159,9 +159,8 @@ def load_engine(engine: Any, checkpoint: Path, tag: str, strict: bool = True) ->
     Raises:
         UserError: it is not there, or is that of another model or number of ranks.
     """
-    try:
+    # Another model, or (a class of DeepSpeed's own) another number of ranks.
+    with refusing(f"{checkpoint / tag}: cannot be resumed from"):
         path, _ = engine.load_checkpoint(str(checkpoint), tag=tag, load_module_strict=strict)
-    except Exception as error:  # another model, or (a class of DeepSpeed's own) another number of ranks
-        raise UserError(f"{checkpoint / tag}: cannot be resumed from: {one_line(error)[:300]}") from error
     if path is None:
         raise UserError(f"{checkpoint / tag}: not there; the checkpoint was saved by another recipe")

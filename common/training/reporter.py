@@ -11,6 +11,7 @@ from tqdm import tqdm
 from common import dist
 from common.config import configclass
 from common.errors import UserError
+from common.files import write_png, write_text, writing
 
 
 @configclass
@@ -68,11 +69,9 @@ class Reporter:
         if not dist.is_main():
             return
         record = {"step": step, "kind": kind, **{key: _short(value) for key, value in values.items()}}
-        try:
+        with writing(self.path):
             self.file.write(json.dumps(record) + "\n")
             self.file.flush()
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from error
         for writer in self.writers:
             writer.scalars(step, {f"{kind}/{key}": value for key, value in values.items()})
         shown = "  ".join(f"{key} {_human(value)}" for key, value in values.items())
@@ -81,11 +80,7 @@ class Reporter:
     def picture(self, step: int, image: Any, path: Path) -> None:
         """A PIL picture, as a PNG and to the writers. Rank 0 only has one to give."""
         if dist.is_main():
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                image.save(path)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+            write_png(path, image)
             for writer in self.writers:
                 writer.picture(step, path.parent.name, image)
 
@@ -140,7 +135,7 @@ def _drop_after(path: Path, step: int) -> None:
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _short(value: float) -> float:

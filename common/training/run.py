@@ -11,19 +11,16 @@ RUN/model/              the result: a folder for `from_pretrained`
 
 from __future__ import annotations
 
-import json
 import platform
-import shutil
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from common import dist
 from common.config import dump_config
-from common.errors import UserError, one_line
+from common.errors import UserError
+from common.files import whole_folder, write_json, write_text, writing
 
 REPORTED = (
     "vqrae",
@@ -48,10 +45,8 @@ def open_run(folder: str, resume: bool) -> Path:
     if not resume and (path / "checkpoints").is_dir():
         raise UserError(f"{path}: holds a run already; choose another output, remove it, or set resume=true")
     if dist.is_main():
-        try:
+        with writing(f"{path}: output"):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{path}: output: cannot be made: {error.strerror}") from error
     dist.barrier()
     return path
 
@@ -63,11 +58,8 @@ def record_run(run: Path, config: Any) -> None:
         UserError: they cannot be written.
     """
     if dist.is_main():
-        try:
-            (run / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-            (run / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{run}: output: cannot be written: {error.strerror}") from error
+        write_text(run / "config.yaml", dump_config(config))
+        write_json(run / "versions.json", versions())
 
 
 def finish_run(run: Path, model: Any) -> None:
@@ -77,15 +69,8 @@ def finish_run(run: Path, model: Any) -> None:
         UserError: it could not be written; the run's checkpoints are untouched.
     """
     if dist.is_main():
-        final, partial = run / "model", run / ".model.partial"
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
+        with whole_folder(run / "model") as partial:
             model.save_pretrained(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise UserError(f"{final}: could not be saved: {one_line(error)}") from error
     dist.barrier()
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, one_line, run_cli
+from common.errors import UserError, one_line, refusing, run_cli
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,13 +187,12 @@ def save_converted(checkpoint: Path, folder: Path, config: Mask2FormerConfig | N
     config = config or Mask2FormerConfig(id2label=dict(enumerate(CLASSES)))
     config.mmdet_sha256 = sha256
     model = Mask2FormerForUniversalSegmentation(config)
-    try:
+    # Shapes may differ.
+    with refusing(f"{checkpoint}: not the detector's architecture", RuntimeError):
         missing, _ = model.load_state_dict(state, strict=False)
         misfits = [key for key in missing if key not in NOT_THERE] + sorted(
             set(state) - set(model.state_dict())
         )
-    except RuntimeError as error:  # shapes
-        raise UserError(f"{checkpoint}: not the detector's architecture: {one_line(error)[:300]}") from error
     if misfits:
         raise UserError(f"{checkpoint}: {misfits[0]}: missing or unknown ({len(misfits)} in all)")
     model.save_pretrained(folder)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common import dist
 from common.data.images import CorruptImage, open_image
-from common.errors import UserError
+from common.errors import UserError, refusing
 from evals.answers import Answers, answer_key
 from evals.dpg.judges import Judge, tiles
 from evals.dpg.rules import Item
@@ -61,10 +61,8 @@ def read_answers(judge: Judge, items: Sequence[Item], pictures: Path, folder: Pa
 def _keyed(judge: Judge, item: Item, pictures: Path) -> Iterator[tuple[Image.Image, dict[int, str]]]:
     """The four pictures of a prompt, each with the keys of its questions' answers."""
     path = pictures / f"{item.name}.png"
-    try:
+    with refusing(path, CorruptImage, ValueError):
         parts = tiles(open_image(path))
-    except (CorruptImage, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
     model = json.dumps(dict(judge.identity), sort_keys=True)
     for tile in parts:
         yield (

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from common import dist
+from common.files import write_text
 from evals.dpg.answers import Given
 from evals.dpg.judges import MPLUG
 from evals.dpg.rules import Item, cascade, is_official, item_score, orphans, scores
-from evals.files import recorded_drawing, write_whole
+from evals.drawing import recorded_drawing
 from evals.results import Results, finish
 
 OFFICIAL_ITEMS = 1065
@@ -51,7 +52,7 @@ def report(
             "counted": [cascade(item, tile) for tile in answers[item.name]] if whole else None,
         }
         lines.append(json.dumps(record) + "\n")
-    write_whole(arguments.output / "verdicts.jsonl", "".join(lines))
+    write_text(arguments.output / "verdicts.jsonl", "".join(lines))
     drawing = recorded_drawing(pictures / "drawn" if arguments.pictures is None else pictures)
     results = Results(
         benchmark="dpg_bench",

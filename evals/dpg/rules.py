@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
 
 Mode = Literal["official", "fixed"]
 Answers = Mapping[int, bool]
@@ -70,11 +70,9 @@ def read_items(path: Path, mode: Mode) -> list[Item]:
             raise UserError(f"{where}: item_id: the rows of {name!r} do not stand together")
         known = questions.setdefault(name, {})
         texts.setdefault(name, row["text"])
-        try:
+        with refusing(f"{where}: proposition_id, dependency", ValueError):
             question_number = int(row["proposition_id"])
             parents = tuple(int(part) for part in row["dependency"].split(",") if int(part) != 0)
-        except ValueError as error:
-            raise UserError(f"{where}: proposition_id, dependency: {one_line(error)}") from error
         if mode == "fixed" and question_number in known:
             raise UserError(f"{where}: proposition_id: {name!r} has two questions {question_number}")
         category = row["tuple"].split("(")[0].split("-")[0].strip()
@@ -161,20 +159,20 @@ def _percent(values: Iterable[float]) -> float:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(number of the row, from 2 for the first after the header; its fields by column)."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}: no column {missing[0]}")
-            rows = []
-            for number, row in enumerate(reader, 2):
-                short = [name for name in COLUMNS if name != "text" and not row[name]]
-                if short:
-                    raise UserError(f"{path}: row {number}: {short[0]}: empty")
-                rows.append((number, dict(row)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    with (
+        refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError, csv.Error),
+        path.open(encoding="utf-8", newline="") as file,
+    ):
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path}: no column {missing[0]}")
+        rows = []
+        for number, row in enumerate(reader, 2):
+            short = [name for name in COLUMNS if name != "text" and not row[name]]
+            if short:
+                raise UserError(f"{path}: row {number}: {short[0]}: empty")
+            rows.append((number, dict(row)))
     if not rows:
         raise UserError(f"{path}: no questions")
     return rows

@@ -105,6 +105,7 @@ def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
     """The pictures that are not there yet, and their grids; returns the grids' folder."""
     from common import dist
     from common.data.images import open_image
+    from common.files import write_png
     from evals.dpg.judges import grid_of
     from evals.dpg.rules import TILES
 
@@ -112,17 +113,12 @@ def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
     files = draw(
         Drawing.read(vars(arguments)), arguments.model, [item.text for item in items], TILES, folder / "drawn"
     )
-    if dist.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-    dist.barrier()
     for place in range(dist.rank(), len(items), dist.world()):
         grid = folder / f"{items[place].name}.png"
         own = files[place * TILES : (place + 1) * TILES]
         # A grid that is older than its pictures shows others, which were drawn before them.
         if not grid.is_file() or grid.stat().st_mtime_ns < max(one.stat().st_mtime_ns for one in own):
-            partial = grid.with_suffix(".partial")
-            grid_of([open_image(one) for one in own]).save(partial, format="PNG")
-            partial.replace(grid)
+            write_png(grid, grid_of([open_image(one) for one in own]))
     dist.barrier()
     return folder
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from common.data.images import CorruptImage, open_image
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
+from common.files import write_text
 from evals.detectors.detection import Detection, Detector
-from evals.files import write_whole
 from evals.geneval.prompts import Picture, Prompt
 from evals.geneval.rules import judge
 
@@ -64,14 +64,13 @@ def detect_waiting(detector: Detector, pictures: Sequence[Picture], folder: Path
     for picture in tqdm(mine, unit="picture", desc="detect", disable=not dist.is_main()):
         key = _key(detector, picture)
         if _read(folder, picture, key) is None:
-            try:
+            # Of a form that the detector does not take.
+            with refusing(picture.path, CorruptImage, ValueError):
                 image = open_image(picture.path)
                 detections = detector.detect(image)
-            except (CorruptImage, ValueError) as error:  # of a form that the detector does not take
-                raise UserError(f"{picture.path}: {one_line(error)}") from error
             found = _with_colors(picture, detections)
             record = {**key, "size": list(image.size), "detections": [_as_json(one) for one in found]}
-            write_whole(folder / f"{picture.name}.json", json.dumps(record) + "\n")
+            write_text(folder / f"{picture.name}.json", json.dumps(record) + "\n")
     dist.barrier()
 
 
@@ -116,10 +115,8 @@ def _with_colors(picture: Picture, detections: Sequence[Detection]) -> list[Dete
 
 
 def _key(detector: Detector, picture: Picture) -> dict[str, Any]:
-    try:
+    with refusing(f"{picture.path}: cannot be read", OSError):
         sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{picture.path}: cannot be read: {error.strerror or error}") from error
     key = {"picture_sha256": sha256, "prompt": picture.prompt.metadata, "detector": detector.identity}
     return dict(json.loads(json.dumps(key)))
 

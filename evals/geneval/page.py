@@ -13,9 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
+from common.files import write_text
 from evals.bootstrap import Interval
 from evals.detectors.detection import Detection
-from evals.files import write_whole
 from evals.geneval.detections import Found
 from evals.geneval.prompts import Picture
 from evals.geneval.rules import Verdict
@@ -73,7 +73,7 @@ def write_page(
         body.append(f'<h3>{prompt.number}. {escape(prompt.text)}</h3><div class="row">')
         body += [_figure(one, path.parent) for one in pictures]
         body.append("</div>")
-    write_whole(
+    write_text(
         path,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style>\n" + "\n".join(body) + "\n",

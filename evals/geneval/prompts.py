@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError, one_line
+from common.files import write_text
 from evals.geneval.rules import Metadata, judge
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl"
@@ -104,12 +105,8 @@ def find_pictures(folder: Path, prompts: Sequence[Prompt], per_prompt: int) -> l
 def write_metadata(folder: Path, prompts: Sequence[Prompt]) -> None:
     """The `metadata.jsonl` of each prompt, beside its pictures."""
     for prompt in prompts:
-        place = folder / f"{prompt.number:05d}"
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            (place / "metadata.jsonl").write_text(json.dumps(prompt.metadata) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{place}: cannot be written: {one_line(error)}") from error
+        path = folder / f"{prompt.number:05d}" / "metadata.jsonl"
+        write_text(path, json.dumps(prompt.metadata) + "\n")
 
 
 def is_official(content: bytes) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from common import dist
+from common.files import write_text
 from evals.bootstrap import Interval, intervals
-from evals.files import recorded_drawing, write_whole
+from evals.drawing import recorded_drawing
 from evals.geneval.page import Judged, write_page
 from evals.geneval.prompts import OFFICIAL_SHA256, Prompt, sha256_of
 from evals.geneval.rules import TAGS, tag_scores
@@ -124,4 +125,4 @@ def write_verdicts(path: Path, judged: Sequence[Judged]) -> None:
             "details": json.dumps(details),
         }
         lines.append(json.dumps(record) + "\n")
-    write_whole(path, "".join(lines))
+    write_text(path, "".join(lines))

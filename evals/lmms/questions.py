@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from evals.files import write_whole
+from common.errors import UserError, refusing
+from common.files import write_text
 from evals.lmms.tasks import WHOLE
 from understanding.annotations import read_records
 from understanding.conversation import BadSample, read_conversation
@@ -36,10 +36,8 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for number, (_, _, record) in enumerate(read_records(str(path)), 1):
-        try:
+        with refusing(f"{path}: record {number}", BadSample):
             talk = read_conversation(record)
-        except BadSample as error:
-            raise UserError(f"{path}: record {number}: {error}") from error
         pictures = [str(images / name) for name in talk.images]
         for picture in pictures:
             if not Path(picture).is_file():
@@ -64,7 +62,7 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
 def write_task(name: str, path: Path, images: Path, folder: Path) -> None:
     """Put the questions where `task_config` finds them; one process does. Raises as `read_questions`."""
     rows = read_questions(path, images)
-    write_whole(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def task_config(name: str, folder: Path) -> dict[str, Any]:

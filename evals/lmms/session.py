@@ -28,9 +28,9 @@ from loguru import logger
 
 from common import dist
 from common.errors import UserError, one_line
+from common.files import write_json, write_text
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.answers import model_digest
-from evals.files import write_whole
 from evals.lmms.manifest import MODEL_ID
 from evals.lmms.model import join_processes
 from evals.lmms.questions import task_config, write_task
@@ -159,9 +159,9 @@ class Session:
         result = _summarize(name, found, time.time() - started)
         samples = found.pop("samples")
         lines = (json.dumps(sample, default=str) + "\n" for some in samples.values() for sample in some)
-        write_whole(self.output / "samples" / f"{name}.jsonl", "".join(lines))
+        write_text(self.output / "samples" / f"{name}.jsonl", "".join(lines))
         record = {"key": key, "result": asdict(result), "lmms_eval": found}
-        write_whole(path, json.dumps(record, indent=2, default=str) + "\n")
+        write_json(path, record, default=str)
         return result
 
     def _evaluate(self, task: str | Task) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common import dist
 from common.data.images import to_pil
-from common.errors import UserError
+from common.files import write_png, write_text
 from common.sheets import pairs_sheet
 
 SHOWN = 8
@@ -74,14 +74,9 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], examples: Examples) -> N
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "per_image.jsonl").write_text(lines, encoding="utf-8")
-        pairs(examples.first).save(folder / "reconstructions.png")
-        pairs(examples.worst).save(folder / "worst.png")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    write_text(folder / "per_image.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_png(folder / "reconstructions.png", pairs(examples.first))
+    write_png(folder / "worst.png", pairs(examples.worst))
 
 
 def pairs(examples: Sequence[Example]) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from common.errors import UserError
+from common.files import whole_file
 from evals.reconstruction.examples import Examples
 
 if TYPE_CHECKING:
@@ -60,13 +60,8 @@ class Progress:
             "rows": rows,
             "examples": [(shown.index, shown.psnr, shown.original, shown.rebuilt) for shown in kept],
         }
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.path) as partial:
             torch.save(state, partial)
-            partial.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where a disk is full
-            raise UserError(f"{self.path}: cannot be written: {error}") from error
         self._saved = time.monotonic()
 
     def remove(self) -> None:

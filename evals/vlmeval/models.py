@@ -63,9 +63,8 @@ class InternVLStyle(InternVLChat):
 
     def generate_inner(self, message: Sequence[dict[str, str]], dataset: str | None = None) -> str:
         pictures = [open_image(Path(part["value"])) for part in message if part["type"] == "image"]
-        if pictures and "MMMU" in (
-            dataset or ""
-        ):  # as the class does: its first picture is enlarged before tiling
+        # As the class does: its first picture is enlarged before tiling.
+        if pictures and "MMMU" in (dataset or ""):
             width, height = pictures[0].size
             pictures[0] = pictures[0].resize((2 * width, 2 * height), Image.Resampling.BILINEAR)
         self.set_max_num(dataset)

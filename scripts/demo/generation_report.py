@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from common.errors import UserError, run_cli
+from common.errors import refusing, run_cli
 from common.sheets import contact_sheet
 from evals.geneval.prompts import described_prompts
 from evals.geneval.rules import TAGS
@@ -36,11 +36,8 @@ def read_scores(folder: Path) -> dict[str, float]:
         UserError: it has left no results.
     """
     path = folder / "results.json"
-    try:
-        scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["scores"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: expected the results of an evaluation ({error})") from error
-    return scores
+    with refusing(f"{path}: expected the results of an evaluation", OSError, ValueError, KeyError):
+        return dict(json.loads(path.read_text(encoding="utf-8"))["scores"])
 
 
 def geneval(folder: Path) -> dict[str, float]:

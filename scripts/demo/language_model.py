@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.config import load_config
-from common.errors import UserError, run_cli
+from common.errors import UserError, refusing, run_cli
 from scripts.demo.pretrain_encoder import has_bfloat16
 from scripts.demo.text_tokenizer import learn
 
@@ -39,15 +39,12 @@ def read_texts(world: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: the folder holds no world.
     """
-    path = world / "captions.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        path = world / "questions.json"
-        talks = json.loads(path.read_text(encoding="utf-8"))
+    with refusing(f"{world}: expected a world written by make_world.py", OSError, ValueError, KeyError):
+        lines = (world / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        talks = json.loads((world / "questions.json").read_text(encoding="utf-8"))
         captions = [record[key] for record in records for key in ("caption", "description")]
         return captions, [turn["value"] for talk in talks for turn in talk["conversations"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: expected a world written by make_world.py ({error})") from error
 
 
 def batches(texts: list[list[int]], rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,12 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from common.files import write_json
+
 
 def merge(path: Path, section: str, values: dict[str, Any]) -> None:
     """Set one section of the summary, keeping the others."""
     summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     summary[section] = values
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(path, summary)
 
 
 def add_seconds(path: Path, timings: Path) -> None:

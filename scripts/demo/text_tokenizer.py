@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, run_cli
+from common.errors import UserError, refusing, run_cli
 
 VOCABULARY = 360
 """Tokens: 256 bytes, the end of text, and 103 merges, which make nearly every word of the captions one token."""
@@ -28,10 +28,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the text tokenizer")
     arguments = parser.parse_args()
     path = arguments.world / "captions.jsonl"
-    try:
+    with refusing(f"{path}: cannot be read", OSError):
         captions = [json.loads(line)["caption"] for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     text_tokenizer = learn(captions)
     text_tokenizer.save_pretrained(arguments.out)
     print(f"{arguments.out}: {len(text_tokenizer)} tokens")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import refusing
 from scripts.demo.scenes import Scene
 
 
@@ -28,13 +28,11 @@ class World:
 def read_world(folder: Path, split: str) -> World:
     """Split `train` or `val` of a folder written by `make_world.py`; UserError if it is not one."""
     path = folder / ("scenes.jsonl" if split == "train" else f"{split}_scenes.jsonl")
-    try:
+    with refusing(f"{path}: expected a world written by make_world.py", OSError, ValueError, KeyError):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         pictures = []
         for record in records:
             with Image.open(folder / record["image"]) as image:
                 pictures.append(np.asarray(image.convert("RGB")))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: expected a world written by make_world.py ({error})") from error
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return World(images=images, scenes=[Scene.from_dict(record) for record in records], records=records)

@@ -22,9 +22,9 @@ from common.errors import UserError
 from common.files import (
     cache_file,
     partial_of,
+    whole_cache,
     whole_file,
     whole_folder,
-    write_cache,
     write_json,
     write_png,
     write_text,
@@ -165,7 +165,8 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "file", "")
-        write_cache(tmp_path / "cached", b"")
+        with whole_cache(tmp_path / "cached"):
+            pass
         with whole_folder(tmp_path / "folder"):
             pass
     finally:
@@ -266,12 +267,13 @@ def test_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cache_file("kind", "one", 2, suffix=".txt")
     assert path.parent == tmp_path / "mine" / "kind" and path.suffix == ".txt"
     assert path != cache_file("kind", "one", 3, suffix=".txt")
-    write_cache(path, b"kept")
+    with whole_cache(path) as file:
+        file.write(b"kept")
     assert path.read_bytes() == b"kept"
     monkeypatch.delenv("VQRAE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     write_text(tmp_path / "file", "")
-    assert "set VQRAE_CACHE" in refused(lambda: write_cache(cache_file("kind", suffix=".txt"), b""))
+    assert "set VQRAE_CACHE" in refused(lambda: whole_cache(cache_file("kind", suffix=".txt")).__enter__())
 
 
 def test_it_is_light() -> None:

@@ -33,9 +33,8 @@ def test_ties_take_the_lowest_index() -> None:
     assert nearest_codes(torch.tensor([[1.0, 0.0]]), table).tolist() == [0]
 
 
-@pytest.mark.parametrize(
-    "tokens", [3, 100]
-)  # fewer and more tokens than codes: two orders of the same product
+# Fewer and more tokens than codes: two orders of the same product.
+@pytest.mark.parametrize("tokens", [3, 100])
 def test_codes_to_vectors_applies_w(tokens: int) -> None:
     quantizer = make()
     codes = torch.randint(0, 40, (2, tokens))

@@ -27,9 +27,8 @@ def test_the_probe_reads_what_is_in_the_features(world_folder: Path) -> None:
 
 
 def test_object_features_weigh_tokens_by_their_share_of_the_box(two_things: scenes.Scene) -> None:
-    scene = replace(
-        two_things, things=two_things.things[:1]
-    )  # a box of 11 px from (2, 3): columns 2..12, rows 3..13
+    # A box of 11 px from (2, 3): columns 2..12, rows 3..13.
+    scene = replace(two_things, things=two_things.things[:1])
     features = torch.arange(64.0).reshape(1, 64, 1)
     columns, rows = torch.tensor([2.0, 4.0, 4.0, 1.0]), torch.tensor([1.0, 4.0, 4.0, 2.0])
     expected = (rows @ torch.arange(4.0) * 8 + columns @ torch.arange(4.0)) / 11

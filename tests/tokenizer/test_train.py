@@ -95,9 +95,8 @@ def test_stage_2_learns_everything_and_reports_its_terms(
     run = tmp_path / "run"
     train(tiny.tokenizer_recipe(pictures, run, f"init_from={stage_1 / 'model'}", *tiny.STAGE_2))
     first, *_, last = records(run, "train")
-    assert (
-        "adversarial" not in first and "d_accuracy" in first
-    )  # D learns from step 2 on, G feels it from step 3 on
+    # D learns from step 2 on, G feels it from step 3 on.
+    assert "adversarial" not in first and "d_accuracy" in first
     assert {
         "adversarial",
         "d_hinge",

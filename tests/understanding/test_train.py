@@ -169,13 +169,8 @@ def test_a_run_that_is_killed_while_saving_ends_like_an_uninterrupted_one(
     }
     path = [str(Path(tiny.__file__).parents[1]), str(Path(tiny.__file__).parent)]
     code = KILLED_WHILE_SAVING.format(path=path)
-    launched = (
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    )  # of this process' own world
+    # Of this process' own world.
+    launched = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {key: value for key, value in os.environ.items() if key not in launched}
     processes = {}
     for stage, recipe in recipes.items():

@@ -1,0 +1,43 @@
+"""What libraries and the system raise becomes one line for the user."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.errors import LONGEST, UserError, one_line, refusing
+
+
+def refused(error: Exception, *kinds: type[Exception]) -> str:
+    with pytest.raises(UserError) as caught, refusing("a.json: expected a record", *kinds):
+        raise error
+    return str(caught.value)
+
+
+def test_an_error_on_one_line() -> None:
+    assert one_line(ValueError("no  number:\n  'x'")) == "no number: 'x'"
+    assert one_line(KeyError()) == "KeyError"
+    assert one_line(FileNotFoundError(2, "No such file or directory", "a/b")) == "No such file or directory"
+    assert one_line(OSError("damaged")) == "damaged"
+
+
+def test_what_is_refused_says_where() -> None:
+    assert refused(ValueError("no\nnumber"), OSError, ValueError) == "a.json: expected a record: no number"
+    assert refused(PermissionError(13, "Permission denied", "a"), OSError).endswith(
+        "record: Permission denied"
+    )
+    assert refused(KeyError("model_type")) == "a.json: expected a record: 'model_type'"
+    said = refused(ValueError("long " * 1000), ValueError)
+    assert len(said) == len("a.json: expected a record: ") + LONGEST
+
+
+def test_only_what_is_named_is_refused() -> None:
+    with pytest.raises(KeyError), refusing("a.json", ValueError):
+        raise KeyError("a bug of ours")
+
+
+def test_an_error_of_ours_is_not_told_twice() -> None:
+    ours = UserError("b.json: " + "long " * 200)
+    with pytest.raises(UserError) as caught, refusing("a.json"):
+        raise ours
+    assert caught.value is ours
+    assert refused(ours, UserError) == f"a.json: expected a record: {ours}"
