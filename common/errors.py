@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_BAD_INPUT = 2
 
@@ -15,6 +16,22 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """The message of `error` on a single line, for use inside a `UserError`."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def library_errors(complaint: str) -> Iterator[None]:
+    """For reading what others wrote: libraries raise nearly anything for damaged files and misfits.
+
+    Raises:
+        UserError: whatever was raised inside, as `complaint: its message`, of which 300 characters are kept; a
+            `UserError` passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{complaint}: {one_line(error)[:300]}") from error
 
 
 def run_cli(main: Callable[[], None]) -> None:
