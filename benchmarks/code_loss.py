@@ -69,6 +69,7 @@ def measure(way: str, sequences: int, text: int) -> tuple[float, float]:
     head = torch.empty(vocabulary.rows, WIDTH, device=device, dtype=dtype).normal_(std=0.02).requires_grad_()
     hidden = torch.empty(sequences, length, WIDTH, device=device, dtype=dtype).normal_().requires_grad_()
     targets = torch.randint(0, CODES, (sequences * tokens,), device=device)
+    predictors = torch.arange(sequences * length, device=device).view(sequences, length)[:, text:].flatten()
     head.grad, hidden.grad = (torch.empty_like(tensor).fill_(0) for tensor in (head, hidden))
     start = _memory(device)
     begin = time.perf_counter()
@@ -78,7 +79,7 @@ def measure(way: str, sequences: int, text: int) -> tuple[float, float]:
         loss = F.cross_entropy(F.linear(hidden, head).float().flatten(0, 1), labels.flatten())
     else:
         over = "full" if way == "full" else "codes"
-        loss = next_code_loss(hidden[:, text:].flatten(0, 1), head, targets, vocabulary, over).loss  # type: ignore[arg-type]
+        loss = next_code_loss(hidden, head, predictors, targets, vocabulary, over).loss  # type: ignore[arg-type]
     loss.backward()
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -3,23 +3,26 @@ engine."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from common import dist
-from common.errors import UserError, one_line
-from common.models.encoder_loading import build_encoder, check_architecture, resolve_folder
-from common.models.vqrae import VQRAE, VQRAEConfig
-from common.models.vqrae_loading import load_vqrae
+from common.errors import UserError
+from common.language.causal_lm import build_causal_lm, load_causal_lm, load_text_tokenizer
+from common.models.strict_loading import check_architecture
+from common.models.vqrae import VQRAE
+from common.models.vqrae_loading import load_vqrae, vqrae_on_meta
+from common.models.weight_files import resolve_folder, state_sha256
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import constant_factor, cosine_factor, parameter_groups, with_muon
-from generation.config import GenerationConfig, LanguageModelConfig, ModelConfig, TokenizerReference
-from generation.model_folder import GeneratorFolder, load_generator, load_language_model, load_text_tokenizer
+from generation.config import MARKS, GenerationConfig, ModelConfig
+from generation.model_folder import GeneratorFolder, load_generator
 from generation.objective import NextCode
-from generation.vocabulary import CONFIG_KEY, VisualVocabulary, expand, vqrae_hash
+from generation.vocabulary import CONFIG_KEY, VisualVocabulary, expand
+
+ARCHITECTURE = "model.language_model.architecture"
 
 
 def assemble_vqrae(config: ModelConfig) -> VQRAE:
@@ -33,14 +36,9 @@ def assemble_vqrae(config: ModelConfig) -> VQRAE:
         vqrae, _ = load_vqrae(stated.source)
     except UserError as error:
         raise UserError(f"model.tokenizer.source: {error}") from error
-    tower: Any = vqrae.config.encoder_config
-    check_architecture(tower, stated.encoder, stated.source)
-    for key in ("codebook_size", "codebook_dim", "output_patch_size"):
-        expected, found = getattr(stated, key), getattr(vqrae.config, key)
-        if expected != found:
-            raise UserError(
-                f"{stated.source}: model.tokenizer.{key}: the recipe states {expected}, the checkpoint has {found}"
-            )
+    check_architecture(vqrae.config.encoder_config, stated.encoder, stated.source)
+    sizes = {key: getattr(stated, key) for key in ("codebook_size", "codebook_dim", "output_patch_size")}
+    check_architecture(vqrae.config, sizes, stated.source, "model.tokenizer.")
     return vqrae.eval().requires_grad_(False)
 
 
@@ -58,7 +56,7 @@ def assemble_generator(config: GenerationConfig) -> GeneratorFolder:
         grid=config.grid,
         image_size=config.data.image_size,
         max_length=config.data.max_length,
-        vqrae_sha256=vqrae_hash(vqrae),
+        vqrae_sha256=state_sha256(vqrae.state_dict()),
     )
     if config.init_from is not None:
         model, text_tokenizer = _former(config, config.init_from, vocabulary)
@@ -91,29 +89,14 @@ def _former(config: GenerationConfig, source: str, vocabulary: VisualVocabulary)
 def _language_model(config: ModelConfig) -> tuple[Any, Any]:
     stated = config.language_model
     if stated.source is None:
-        assert stated.text_tokenizer is not None
-        text_tokenizer = load_text_tokenizer(resolve_folder(stated.text_tokenizer))
-        return _scratch(stated, config.attn_implementation), text_tokenizer
-    folder = resolve_folder(stated.source)
-    model, text_tokenizer = load_language_model(folder, torch.float32, config.attn_implementation)
-    check_architecture(model.config, stated.architecture, stated.source)
-    if stated.text_tokenizer is not None:
-        text_tokenizer = load_text_tokenizer(resolve_folder(stated.text_tokenizer))
-    return model, text_tokenizer
-
-
-def _scratch(stated: LanguageModelConfig, attn_implementation: str = "sdpa") -> Any:
-    """A language model with random weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    fields = dict(stated.architecture)
-    try:
-        text_config = AutoConfig.for_model(str(fields.pop("model_type")), **fields)
-        return AutoModelForCausalLM.from_config(
-            text_config, attn_implementation=attn_implementation, dtype=torch.float32
-        )
-    except Exception as error:  # transformers' strict configs raise their own kinds
-        raise UserError(f"model.language_model.architecture: {one_line(error)}") from error
+        model = build_causal_lm(stated.architecture, ARCHITECTURE, config.attn_implementation)
+    else:
+        folder = resolve_folder(stated.source)
+        model = load_causal_lm(folder, torch.float32, config.attn_implementation)
+        check_architecture(model.config, stated.architecture, stated.source)
+    beside = stated.text_tokenizer or stated.source
+    assert beside is not None  # a recipe without either is refused
+    return model, load_text_tokenizer(resolve_folder(beside))
 
 
 def start_generator(model: NextCode, config: GenerationConfig) -> Any:
@@ -135,19 +118,8 @@ def start_generator(model: NextCode, config: GenerationConfig) -> Any:
 def generator_on_meta(config: ModelConfig) -> tuple[Any, VQRAE]:
     """The recipe's language model with its visual rows, and its VQRAE, without weights: to be counted."""
     stated, tokenizer = config.language_model, config.tokenizer
-    rows = stated.text_vocabulary + tokenizer.codebook_size + 2
-    expanded = dataclasses.replace(stated, architecture={**stated.architecture, "vocab_size": rows})
+    rows = stated.text_vocabulary + tokenizer.codebook_size + MARKS
     with torch.device("meta"):
-        return _scratch(expanded), _vqrae_on_meta(tokenizer)
-
-
-def _vqrae_on_meta(tokenizer: TokenizerReference) -> VQRAE:
-    encoder = build_encoder(tokenizer.encoder)
-    return VQRAE(
-        VQRAEConfig(
-            encoder_config=encoder.model.config,
-            codebook_size=tokenizer.codebook_size,
-            codebook_dim=tokenizer.codebook_dim,
-            output_patch_size=tokenizer.output_patch_size,
-        )
-    )
+        model = build_causal_lm({**stated.architecture, "vocab_size": rows}, ARCHITECTURE)
+    sizes = (tokenizer.codebook_size, tokenizer.codebook_dim, tokenizer.output_patch_size)
+    return model, vqrae_on_meta(tokenizer.encoder, *sizes)

@@ -66,17 +66,17 @@ def extract(config: GenerationConfig, batch_size: int, shard_size: int) -> None:
     """
     from common import dist
     from common.data.open import open_indexed
+    from common.models.weight_files import state_sha256
     from generation.assemble import assemble_vqrae
     from generation.code_encoder import CodeEncoder
     from generation.codes import CodeFacts
     from generation.dataset import code_folder
-    from generation.vocabulary import vqrae_hash
 
     if config.data.codes is None:
         raise UserError("data.codes: expected a folder for the codes, found null")
     device = dist.start()
     vqrae = assemble_vqrae(config.model)
-    sha256 = vqrae_hash(vqrae)
+    sha256 = state_sha256(vqrae.state_dict())
     encoder = CodeEncoder(vqrae.to(device), config.model.tokenizer.precision)
     for number, stated in enumerate(config.data.sources):
         source = open_indexed(stated)

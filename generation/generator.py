@@ -22,12 +22,13 @@ from torch import Tensor
 from common.data.images import to_pil, to_uint8
 from common.errors import UserError
 from common.models.vision_encoder import Grid
+from common.models.weight_files import state_sha256
 from generation.gumbel import picture_key
 from generation.model_folder import GeneratorFolder, load_generator
 from generation.prompt import prompt_ids
 from generation.sampler import Sampler
 from generation.sampling import Sampling
-from generation.vocabulary import MARKS, vqrae_hash
+from generation.vocabulary import MARKS
 
 DECODED_AT_ONCE = 16  # pictures; the pixel decoder's memory, beside which the sampler's cache still stands
 
@@ -51,7 +52,7 @@ class Generator:
 
     def __init__(self, parts: GeneratorFolder, device: torch.device | str = "cpu") -> None:
         self.vocabulary, self.text_tokenizer = parts.vocabulary, parts.text_tokenizer
-        self.weights_sha256 = vqrae_hash(parts.model)
+        self.weights_sha256 = state_sha256(parts.model.state_dict())
         self.vqrae = parts.vqrae.eval().requires_grad_(False).to(device)
         self.sampler = Sampler(parts.model.eval().to(device), parts.vocabulary)
         self.dtype: torch.dtype = parts.model.dtype

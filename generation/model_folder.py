@@ -9,20 +9,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.errors import UserError, one_line
-from common.models.encoder_loading import resolve_folder
+from common.errors import UserError
+from common.language.causal_lm import load_causal_lm, load_text_tokenizer
 from common.models.vqrae import VQRAE
-from common.models.vqrae_loading import load_vqrae
-from generation.vocabulary import VisualVocabulary, vqrae_hash
-
-VQRAE_FOLDER = "vqrae"
+from common.models.vqrae_loading import VQRAE_FOLDER, load_vqrae, vqrae_folder
+from common.models.weight_files import resolve_folder, state_sha256
+from generation.vocabulary import VisualVocabulary
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,9 @@ def load_generator(
             that the codes mean.
     """
     folder = resolve_folder(source)
-    if not (folder / VQRAE_FOLDER / "config.json").is_file():
+    if vqrae_folder(folder) == folder:
         raise UserError(f"{source}: no {VQRAE_FOLDER}/ in this folder: not a generator")
-    model, text_tokenizer = load_language_model(folder, dtype, attn_implementation)
+    model, text_tokenizer = load_causal_lm(folder, dtype, attn_implementation), load_text_tokenizer(folder)
     vocabulary = VisualVocabulary.of(model.config, source)
     if len(text_tokenizer) != vocabulary.rows:
         raise UserError(
@@ -74,43 +72,5 @@ def load_generator(
         )
     vqrae, where = load_vqrae(str(folder), attn_implementation)
     if check_hash:
-        vocabulary.check_vqrae(vqrae_hash(vqrae), str(where))
+        vocabulary.check_vqrae(state_sha256(vqrae.state_dict()), str(where))
     return GeneratorFolder(model=model, text_tokenizer=text_tokenizer, vqrae=vqrae, vocabulary=vocabulary)
-
-
-def load_language_model(folder: Path, dtype: torch.dtype | str, attn_implementation: str) -> tuple[Any, Any]:
-    """A causal language model, strictly (every weight, neither more nor less), and its text tokenizer.
-
-    Raises:
-        UserError: one of them is absent, of another kind, or damaged.
-    """
-    from transformers import AutoModelForCausalLM
-
-    path = folder / "config.json"
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a language model: {one_line(error)}") from error
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-        )
-    except Exception as error:  # the library raises many kinds for damaged files and misfits
-        reason = one_line(error)[:300]
-        raise UserError(f"{folder}: cannot be loaded as a language model ({kind}): {reason}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            raise UserError(
-                f"{folder}: weights do not fit config.json: {problem}: {sorted(info[problem])[0]}"
-            )
-    return model, load_text_tokenizer(folder)
-
-
-def load_text_tokenizer(folder: Path) -> Any:
-    """Raises `UserError` if there is none, or a damaged one."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise UserError(f"{folder}: no text tokenizer that can be loaded: {one_line(error)[:300]}") from error

@@ -15,6 +15,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.language.next_token import next_token_loss
 from generation.config import LossVocabulary
 from generation.vocabulary import VisualVocabulary
 
@@ -45,25 +46,27 @@ class NextCode(nn.Module):
     def forward(self, input_ids: Tensor, predictors: Tensor, targets: Tensor) -> NextCodeOutput:
         """Ids (B, L), padded on the right; flat positions (M,) in B L; the codes (M,) they predict -> the loss."""
         hidden = self.language_model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, predictors)
         head = self.language_model.get_output_embeddings().weight
-        return next_code_loss(chosen, head, targets, self.vocabulary, self.loss_vocabulary)
+        return next_code_loss(hidden, head, predictors, targets, self.vocabulary, self.loss_vocabulary)
 
 
 def next_code_loss(
-    hidden: Tensor, head: Tensor, targets: Tensor, vocabulary: VisualVocabulary, over: LossVocabulary
+    hidden: Tensor,
+    head: Tensor,
+    predictors: Tensor,
+    targets: Tensor,
+    vocabulary: VisualVocabulary,
+    over: LossVocabulary,
 ) -> NextCodeOutput:
     """Cross-entropy in float32.
 
     Args:
-        hidden: (M, d). head: (V, d). targets: codes (M,) in [0, K).
+        hidden: (B, L, d). head: (V, d). predictors, targets: as `NextCode` takes them.
         over: what probabilities are normalised over; `codes` equals `full` with every other logit at minus infinity.
     """
     if over == "codes":
         head = head[vocabulary.code_slice]
     else:
         targets = targets + vocabulary.first_code
-    logits = F.linear(hidden, head).float()
-    loss = F.cross_entropy(logits, targets)
-    accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-    return NextCodeOutput(loss=loss, accuracy=accuracy)
+    loss, likeliest = next_token_loss(hidden, predictors, targets, lambda rows: F.linear(rows, head), "mean")
+    return NextCodeOutput(loss=loss, accuracy=(likeliest == targets).float().mean())

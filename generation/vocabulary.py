@@ -13,7 +13,6 @@ Legend: K codes, E code width, V embedding rows, d width of the language model.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +39,7 @@ class VisualVocabulary:
         grid: (h, w) tokens of the pictures that the generator writes.
         image_size: their side in pixels.
         max_length: tokens of the longest training sequence, text and both marks included.
-        vqrae_sha256: `vqrae_hash` of the tokenizer.
+        vqrae_sha256: `state_sha256` of the tokenizer's weights: encoder, quantizer and decoder.
     """
 
     offset: int
@@ -165,15 +164,6 @@ def _check_range(values: Tensor, first: int, end: int, what: str) -> None:
         lowest, highest = (int(bound) for bound in torch.aminmax(values))
         if lowest < first or highest >= end:
             raise ValueError(f"{what}: expected {first} to {end - 1}, found {lowest} to {highest}")
-
-
-def vqrae_hash(vqrae: VQRAE) -> str:
-    """sha256 over names, types, shapes and bytes of all weights: encoder, quantizer and decoder."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(vqrae.state_dict().items()):
-        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        state.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 @torch.no_grad()

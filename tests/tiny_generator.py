@@ -14,9 +14,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from common.config import _apply_override, validate
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
+from common.models.weight_files import state_sha256
 from generation.config import GenerationConfig
 from generation.model_folder import GeneratorFolder
-from generation.vocabulary import VisualVocabulary, expand, vqrae_hash
+from generation.vocabulary import VisualVocabulary, expand
 
 CAPTIONS = (
     "a photo of a red circle",
@@ -79,7 +80,7 @@ def write_generator(folder: Path) -> GeneratorFolder:
         grid=(4, 4),
         image_size=16,
         max_length=60,
-        vqrae_sha256=vqrae_hash(vqrae),
+        vqrae_sha256=state_sha256(vqrae.state_dict()),
     )
     fields = {key: value for key, value in SHAPE.items() if key != "model_type"}
     torch.manual_seed(0)

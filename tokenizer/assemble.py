@@ -6,15 +6,15 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from common import dist
 from common.errors import UserError
 from common.models.encoder_loading import build_encoder, load_encoder
+from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import VisionEncoder
-from common.models.vqrae import VQRAE, VQRAEConfig
-from common.models.vqrae_loading import load_vqrae
+from common.models.vqrae import VQRAE
+from common.models.vqrae_loading import load_vqrae, vqrae_on_meta
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import cosine_factor, parameter_groups
 from tokenizer.config import ModelConfig, TokenizerConfig
@@ -41,18 +41,10 @@ def _former_model(source: str, expected: ModelConfig) -> VQRAE:
         model, _ = load_vqrae(source, expected.attn_implementation)
     except UserError as error:
         raise UserError(f"init_from: {error}") from error
-    found = model.config
-    tower = found.encoder_config
-    pairs: dict[str, tuple[Any, Any]] = {
-        f"model.encoder.architecture.{key}": (value, getattr(tower, key, None))
-        for key, value in expected.encoder.architecture.items()
-    }
-    for key in ("codebook_size", "codebook_dim", "output_patch_size", "gradient"):
-        pairs[f"model.{key}"] = (getattr(expected, key), getattr(found, key))
-    for key, (stated, there) in pairs.items():
-        there = there[0] if isinstance(there, (list, tuple)) else there
-        if stated != there:
-            raise UserError(f"{source}: {key}: the recipe states {stated!r}, the checkpoint has {there!r}")
+    tower, stated = model.config.encoder_config, expected.encoder.architecture
+    check_architecture(tower, stated, source, "model.encoder.architecture.")
+    fields = ("codebook_size", "codebook_dim", "output_patch_size", "gradient")
+    check_architecture(model.config, {key: getattr(expected, key) for key in fields}, source, "model.")
     return model
 
 
@@ -118,13 +110,5 @@ def _fresh_model(config: ModelConfig) -> VQRAE:
 
 def model_on_meta(config: ModelConfig) -> VQRAE:
     """The recipe's model without weights, to be counted."""
-    with torch.device("meta"):
-        encoder = build_encoder(config.encoder.architecture)
-        return VQRAE(
-            VQRAEConfig(
-                encoder_config=encoder.model.config,
-                codebook_size=config.codebook_size,
-                codebook_dim=config.codebook_dim,
-                output_patch_size=config.output_patch_size,
-            )
-        )
+    sizes = (config.codebook_size, config.codebook_dim, config.output_patch_size)
+    return vqrae_on_meta(config.encoder.architecture, *sizes)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError, one_line
+from common.errors import UserError, library_errors
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's name for FID's Inception, known elsewhere as `pt_inception-2015-12-05-6726825d.pth`."""
 VGG_FILE = "vgg16-397923af.pth"
 CONVNEXT_REPOSITORY, CONVNEXT_FILE = "timm/convnext_small.fb_in1k", "model.safetensors"
+NO_DOWNLOAD = "absent, and its download failed; set"
 
 _TORCHVISION_TO_TIMM = (
     (r"^features\.0\.(\d)\.", r"stem.\1."),
@@ -45,14 +45,12 @@ def read_state_dict(path: str | Path, option: str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {option} must name the weights")
-    try:
+    with library_errors(f"{path}: {option}: not a readable weights file"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling raises nearly anything on a damaged file
-        raise UserError(f"{path}: {option}: not a readable weights file: {_shorten(error)}") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -70,7 +68,8 @@ def load_lpips(weights: str | None, option: str) -> nn.Module:
     if weights is None:
         source = torchvision.models.VGG16_Weights.IMAGENET1K_V1
         where = str(Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE)
-        state = _download(lambda: source.get_state_dict(progress=True, check_hash=True), where, option)
+        with library_errors(f"{where}: {NO_DOWNLOAD} {option}"):
+            state: Any = source.get_state_dict(progress=True, check_hash=True)
     else:
         where, state = str(weights), read_state_dict(weights, option)
     with warnings.catch_warnings():  # the package calls torchvision by its old argument names
@@ -92,16 +91,16 @@ def load_convnext_small(weights: str | None, option: str) -> nn.Module:
 
     if weights is None:
         where = f"{CONVNEXT_REPOSITORY}/{CONVNEXT_FILE}"
-        state = read_state_dict(_download(_convnext_from_hub, where, option), option)
+        with library_errors(f"{where}: {NO_DOWNLOAD} {option}"):
+            weights = _convnext_from_hub()
+        state = read_state_dict(weights, option)
     else:
         where, state = str(weights), read_state_dict(weights, option)
     network = timm.create_model("convnext_small", pretrained=False, num_classes=1000)
     if "features.0.0.weight" in state:
         state = convnext_from_torchvision(state)
-    try:
+    with library_errors(f"{where}: {option}: not ConvNeXt-S"):  # keys are looked up while they are renamed
         state = checkpoint_filter_fn(state, network)
-    except (KeyError, RuntimeError) as error:  # it looks keys up while it renames them
-        raise UserError(f"{where}: {option}: not ConvNeXt-S: {_shorten(error)}") from error
     _load_strictly(network, state, where, option)
     return network
 
@@ -114,25 +113,16 @@ def load_inception_fid(weights: str | None, option: str) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     if weights is None:
-        path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+        path, name = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE, None
+        complaint = f"{path}: {NO_DOWNLOAD} {option}"
     else:
-        path = Path(weights)
+        path, name = Path(weights), str(weights)
         read_state_dict(path, option)  # torch-fidelity itself would unpickle whatever the file holds
-
-    def build() -> nn.Module:
-        name = None if weights is None else str(path)
+        complaint = f"{path}: {option}: not FID's Inception ({INCEPTION_FILE})"
+    with library_errors(complaint):
         extractor = NoTrainInceptionV3("inception-v3-compat", ["2048"], name, antialias=False)
-        extractor.num_features = 2048  # else torchmetrics runs the network once to find out
-        return extractor
-
-    if weights is None:
-        return _download(build, str(path), option)
-    try:
-        return build()
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: {option}: not FID's Inception ({INCEPTION_FILE}): {_shorten(error)}"
-        ) from error
+    extractor.num_features = 2048  # else torchmetrics runs the network once to find out
+    return extractor
 
 
 def convnext_from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,22 +146,6 @@ def _convnext_from_hub() -> str:
         return hf_hub_download(CONVNEXT_REPOSITORY, CONVNEXT_FILE)
 
 
-def _download(fetch: Callable[[], Any], where: str, option: str) -> Any:
-    try:
-        return fetch()
-    except (OSError, RuntimeError, EOFError) as error:  # no network, hash mismatch, damaged cache
-        raise UserError(
-            f"{where}: absent, and its download failed ({_shorten(error)}); set {option}"
-        ) from error
-
-
 def _load_strictly(network: nn.Module, state: dict[str, Tensor], where: str, option: str) -> None:
-    try:
+    with library_errors(f"{where}: {option}: does not fit the architecture"):
         network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UserError(f"{where}: {option}: does not fit the architecture: {_shorten(error)}") from error
-
-
-def _shorten(error: BaseException, limit: int = 200) -> str:
-    text = one_line(error)
-    return text if len(text) <= limit else f"{text[:limit]} ..."

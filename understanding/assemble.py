@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import LlavaProcessor
+from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerBase
 
 from common.errors import UserError
+from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import VisionEncoder
 from common.models.weight_files import resolve_folder
 from common.training.engine import Precision, autocast, start_engine
 from common.training.optim import cosine_factor, parameter_groups, with_muon
 from common.training.state import Fact
 from understanding.batches import BatchPlan
-from understanding.config import ConversationSource, UnderstandingConfig
-from understanding.dataset import ConversationDataset
-from understanding.model import LanguageSide
+from understanding.config import ConversationSource, ModelConfig, UnderstandingConfig
+from understanding.dataset import ConversationDataset, open_conversations
+from understanding.filling import fill
+from understanding.lora import add_adapters
+from understanding.model import grown_vocabulary, llava_config, skeleton
+from understanding.objective import LanguageSide
 from understanding.processor import build_processor
+from understanding.templates import IMAGE_TOKEN
 from understanding.text_tokenizer import load_text_tokenizer
 from understanding.tower import load_tower, tower_hash
-from understanding.weights import build_language_side
+from understanding.weights import Source, match
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,21 +65,78 @@ def assemble_language_side(
     settings: dict[str, Any],
     device: torch.device,
 ) -> LanguageSide:
-    """What the engine is to hold; partitioned as it is read where `settings` say ZeRO-3.
+    """Projector and language model with their weights: what the engine is to hold. All ranks call this together.
+
+    It starts from the LLaVA folder `init_from`, or from the recipe's language model and a random projector. What
+    `model.train` leaves out does not require a gradient. What is random (a fresh projector, adapters) is drawn from
+    torch's generator on the CPU, so it is the same for every ZeRO stage and device.
+
+    Args:
+        processor: its text tokenizer knows the image token; the vocabulary grows to hold it, and new rows are the
+            mean of the old.
+        settings: DeepSpeed's config, by which parameters are partitioned as they are read where it says ZeRO-3.
 
     Raises:
-        UserError: weights are absent, or of another architecture than the recipe states.
+        UserError: sources that are absent, of another architecture than the recipe states, or that do not fit each
+            other; weights that are missing, surplus or misshapen.
     """
-    return build_language_side(
-        config.model,
-        tower,
-        processor.tokenizer,
-        config.init_from,
-        precision=config.engine.precision,
-        device=device,
-        zero3=settings if config.engine.zero_stage == 3 else None,
-        activation_checkpointing=config.engine.activation_checkpointing,
-    )
+    model, engine = config.model, config.engine
+    source = Source(config.init_from or model.language_model.source)
+    llava = _llava_config(model, tower, processor.tokenizer, source)
+    if config.init_from is not None:
+        _check_tower(config.init_from, model, tower)
+
+    side = LanguageSide(skeleton(llava, model.attn_implementation))
+    stored = match(source, side.llava)
+    _choose_what_learns(side, model)
+    dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
+    if engine.zero_stage == 3:
+        from common.language.partition import Partition, save_memory
+
+        fill(side.llava, stored, dtype, device, Partition(settings))
+        save_memory(side)
+    else:
+        fill(side.llava, stored, dtype, device)
+    if engine.activation_checkpointing:
+        side.llava.activation_checkpointing_enable({"use_reentrant": False})
+    return side
+
+
+def _llava_config(
+    model: ModelConfig, tower: VisionEncoder, text_tokenizer: PreTrainedTokenizerBase, source: Source
+) -> LlavaConfig:
+    """LLaVA's config around the source's language model, which must be what the recipe states."""
+    expected = dict(model.language_model.architecture)
+    vocabulary = grown_vocabulary(int(expected["vocab_size"]), len(text_tokenizer))
+    image_token = text_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if source.is_llava:
+        expected["vocab_size"] = vocabulary  # has grown already
+        if source.stated.get("image_token_index") != image_token:
+            raise UserError(
+                f"{source.name}: config.json: image_token_index: {IMAGE_TOKEN} is {image_token} in the text "
+                f"tokenizer, the checkpoint has {source.stated.get('image_token_index')}"
+            )
+    check_architecture(source.text, expected, source.name)
+    return llava_config(tower.model.config, source.text, vocabulary, image_token, model.image_tokens)
+
+
+def _check_tower(init_from: str, model: ModelConfig, tower: VisionEncoder) -> None:
+    there, here = tower_hash(load_tower(init_from, model.tower.architecture)), tower_hash(tower)
+    if there != here:
+        raise UserError(
+            f"{init_from}: init_from: was trained on the tower {there[:12]}, model.tower names {here[:12]}"
+        )
+
+
+def _choose_what_learns(side: LanguageSide, model: ModelConfig) -> None:
+    side.requires_grad_(False)
+    if model.lora is not None:
+        add_adapters(side, model.lora)
+    elif "language_model" in model.train:
+        side.llava.model.language_model.requires_grad_(True)
+        side.llava.lm_head.requires_grad_(True)
+    if "projector" in model.train:
+        side.llava.model.multi_modal_projector.requires_grad_(True)
 
 
 def start_language_side(
@@ -113,7 +175,6 @@ def tower_fact(tower: VisionEncoder) -> Fact:
 def assemble_dataset(
     config: UnderstandingConfig,
     sources: Sequence[ConversationSource],
-    tower: VisionEncoder,
     processor: LlavaProcessor,
     limit: int | None = None,
 ) -> ConversationDataset:
@@ -126,15 +187,7 @@ def assemble_dataset(
     def to_pixels(image: Image) -> Tensor:
         return processor.image_processor(image, return_tensors="pt").pixel_values[0]
 
-    return ConversationDataset(
-        sources,
-        processor.tokenizer,
-        to_pixels,
-        image_tokens=config.model.image_tokens,
-        image_size=tower.image_size,
-        max_length=config.data.max_length,
-        limit=limit,
-    )
+    return open_conversations(config, sources, processor.tokenizer, to_pixels, limit)
 
 
 def assemble_plan(config: UnderstandingConfig, dataset: ConversationDataset) -> BatchPlan:
@@ -155,6 +208,6 @@ def read_features(tower: VisionEncoder, pixel_values: Tensor, precision: Precisi
     """Normalised pixels (I, 3, S, S), on any device -> Z_I (I, N, D) on the tower's; None for no image."""
     if not len(pixel_values):
         return None
-    weight = next(tower.parameters())
-    with autocast(precision, weight.device):
-        return tower.read(pixel_values.to(weight.device, weight.dtype, non_blocking=True))
+    device, dtype = tower.model.device, tower.model.dtype
+    with autocast(precision, device):
+        return tower.read(pixel_values.to(device, dtype, non_blocking=True))

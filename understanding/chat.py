@@ -6,7 +6,6 @@ processor and chat template would not do; so what is seen here is what any servi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Thread
@@ -17,8 +16,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 from transformers.utils import logging
 
-from common.errors import UserError, one_line
-from common.models.weight_files import resolve_folder
+from common.errors import UserError, library_errors
+from common.models.strict_loading import load_strictly
+from common.models.weight_files import check_model_type, resolve_folder
 from understanding.templates import IMAGE_TOKEN
 
 Message = dict[str, str]
@@ -39,24 +39,42 @@ def load(
         UserError: nothing there, or a model of another kind.
     """
     folder = resolve_folder(str(source))
-    path = folder / "config.json"
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a model that answers: {one_line(error)}") from error
-    if kind != "llava":
-        raise UserError(f"{path}: model_type: expected 'llava', found {kind!r}")
+    check_model_type(folder, str(source), "llava")
+    return ChatModel(
+        *load_with_processor(folder, "a LLaVA model", device, attn_implementation=attn_implementation)
+    )
+
+
+def load_with_processor(
+    folder: Path,
+    called: str,
+    device: torch.device | str,
+    *,
+    gpu_dtype: torch.dtype | str = "auto",
+    attn_implementation: str = "sdpa",
+) -> tuple[Any, Any]:
+    """Any model that answers about pictures, in evaluation mode on `device`, and its processor.
+
+    Args:
+        called: what the model should be, for errors.
+        gpu_dtype: of its weights on a GPU, "auto" as saved; on a CPU they are float32.
+
+    Raises:
+        UserError: one of them is absent, of another kind or damaged.
+    """
     logging.disable_progress_bar()
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=torch.float32 if torch.device(device).type == "cpu" else "auto",
-            attn_implementation=attn_implementation,
-        )
+    dtype = torch.float32 if torch.device(device).type == "cpu" else gpu_dtype
+    model = load_strictly(
+        AutoModelForImageTextToText,
+        folder,
+        called,
+        surplus=True,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+    )
+    with library_errors(f"{folder}: cannot be loaded as {called}"):
         processor = AutoProcessor.from_pretrained(folder)
-    except Exception as error:  # the library raises many kinds for damaged files and misfits
-        raise UserError(f"{folder}: cannot be loaded: {one_line(error)[:300]}") from error
-    return ChatModel(model.eval().to(device), processor)
+    return model.eval().to(device), processor
 
 
 class ChatModel:
@@ -140,12 +158,8 @@ class ChatModel:
             first["content"] = f"{IMAGE_TOKEN}\n" * len(images) + first["content"]
         elif placeholders != len(images):
             raise UserError(f"a conversation has {placeholders} {IMAGE_TOKEN} for {len(images)} pictures")
-        try:
+        with library_errors("the conversation does not fit the model's template"):
             return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # what a template itself raises
-            raise UserError(
-                f"the conversation does not fit the model's template: {one_line(error)}"
-            ) from error
 
     @staticmethod
     def _settings(max_new_tokens: int, temperature: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from common import dist
 from common.errors import UserError
 from understanding.annotations import Annotations
-from understanding.config import ConversationSource
+from understanding.config import ConversationSource, UnderstandingConfig
 from understanding.conversation import BadSample, Conversation, Encoded, encode, read_conversation
 from understanding.skipped import SkippedList, open_listed
 
@@ -36,6 +36,25 @@ class Sample:
     ids: np.ndarray
     learned: np.ndarray
     pixel_values: Tensor
+
+
+def open_conversations(
+    config: UnderstandingConfig,
+    sources: Sequence[ConversationSource],
+    text_tokenizer: PreTrainedTokenizerFast,
+    to_pixels: Callable[[Image], Tensor],
+    limit: int | None = None,
+) -> ConversationDataset:
+    """Conversations as a recipe lays them out; see `ConversationDataset`."""
+    return ConversationDataset(
+        sources,
+        text_tokenizer,
+        to_pixels,
+        image_tokens=config.model.image_tokens,
+        image_size=int(config.model.tower.architecture["image_size"]),
+        max_length=config.data.max_length,
+        limit=limit,
+    )
 
 
 class ConversationDataset:
@@ -76,11 +95,9 @@ class ConversationDataset:
                 f"data.max_length: {max_length} leaves no room for text beside the {image_tokens} tokens of one image"
             )
         self.sources = tuple(sources)
-        self._text_tokenizer, self._to_pixels = text_tokenizer, to_pixels
-        self._image_tokens, self._image_size, self._max_length = image_tokens, image_size, max_length
-        self._annotations = [
-            Annotations(source.annotations, text_tokenizer, image_tokens, max_length) for source in sources
-        ]
+        self._encoding = (text_tokenizer, image_tokens, max_length)
+        self._to_pixels, self._image_size = to_pixels, image_size
+        self._annotations = [Annotations(source.annotations, *self._encoding) for source in sources]
         self._rows = [rows[:limit] for rows in self._read_indices()]
         # The tokenizer has used its threads, which workers that are forked from now on do not have.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -119,6 +136,10 @@ class ConversationDataset:
         """The pixels of no image: float32 (0, 3, S, S)."""
         return torch.empty(0, 3, self._image_size, self._image_size)
 
+    def with_images(self) -> list[int]:
+        """The usable samples that have any."""
+        return np.flatnonzero(self.usable & (self.images > 0)).tolist()
+
     def conversation(self, index: int) -> Conversation:
         """Raises:
         BadSample: it is none.
@@ -129,16 +150,15 @@ class ConversationDataset:
         """Raises:
         BadSample: it cannot be trained on.
         """
-        conversation = self.conversation(index)
-        return encode(conversation, self._text_tokenizer, self._image_tokens, self._max_length)
+        return encode(self.conversation(index), *self._encoding)
 
     def read(self, index: int) -> Sample:
         """Raises:
         BadSample: it cannot be trained on, or an image of it cannot be read.
         """
-        encoded = self.encode(index)
-        paths = self.image_paths(index, self.conversation(index))
-        pixels = [self._to_pixels(open_listed(path)) for path in paths]
+        conversation = self.conversation(index)
+        encoded = encode(conversation, *self._encoding)
+        pixels = [self._to_pixels(open_listed(path)) for path in self.image_paths(index, conversation)]
         return Sample(encoded.ids, encoded.learned, torch.stack(pixels) if pixels else self.no_pixels)
 
     def image_paths(self, index: int, conversation: Conversation) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.training.command import planned_ranks
 from common.training.memory import zero_bytes
 from understanding.config import UnderstandingConfig
-from understanding.model import count_parameters
+from understanding.sizes import count_parameters
 
 
 def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:

@@ -7,7 +7,8 @@ import torch
 from common.training.efficiency import Efficiency, attention_flops, weight_flops
 from understanding.batches import Batch
 from understanding.config import ModelConfig
-from understanding.model import count_parameters, stated_config
+from understanding.model import stated_config
+from understanding.sizes import count_parameters
 
 
 class UnderstandingEfficiency(Efficiency):

@@ -22,7 +22,8 @@ from common import dist
 from common.files import whole_folder, write_json
 from common.models.vision_encoder import VisionEncoder
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
-from understanding.model import LanguageSide, numel
+from understanding.objective import LanguageSide
+from understanding.sizes import numel
 from understanding.templates import TEMPLATES
 from understanding.weights import exported_names
 

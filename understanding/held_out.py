@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from common import dist
+from common.data.images import to_pil
 from common.models.vision_encoder import VisionEncoder
 from common.sheets import Answer, answer_sheet
 from common.training.engine import autocast
@@ -22,7 +23,7 @@ from understanding.assemble import assemble_dataset, read_features
 from understanding.batches import Batch, read_batch
 from understanding.config import UnderstandingConfig
 from understanding.dataset import ConversationDataset
-from understanding.model import LanguageSide
+from understanding.objective import LanguageSide
 from understanding.templates import IMAGE_TOKEN
 
 SHOWN = 8
@@ -45,11 +46,10 @@ class HeldOut:
         source, limit = config.evaluation.source, config.evaluation.limit
         self._tower, self._text_tokenizer = tower, processor.tokenizer
         self._precision, self._micro_size = config.engine.precision, config.batch.micro_size
-        self._dataset = assemble_dataset(config, [source], tower, processor, limit) if source else trained_on
+        self._dataset = assemble_dataset(config, [source], processor, limit) if source else trained_on
         usable = self._dataset.usable.nonzero()[0].tolist()
         self.samples: list[int] = usable if source else []
-        with_images = [index for index in usable if self._dataset.images[index] > 0]
-        self._shown = (with_images or usable)[:SHOWN]
+        self._shown = (self._dataset.with_images() or usable)[:SHOWN]
 
     def scores(self, side: LanguageSide) -> dict[str, float]:
         """`loss` and `token_accuracy` over learned tokens, `exact` over answers, and how many samples were read; each
@@ -66,7 +66,7 @@ class HeldOut:
                 [loss, len(hits), int(hits.sum()), len(exact), sum(exact), batch["samples"]],
                 dtype=torch.float64,
             )
-        device = next(self._tower.parameters()).device
+        device = self._tower.model.device
         loss, tokens, hits, every, exact, samples = dist.sum_(totals.to(device)).tolist()
         return {
             "loss": loss / max(tokens, 1),
@@ -92,8 +92,9 @@ class HeldOut:
                 (question, self._decode(batch["targets"][answer]), self._decode(predicted[answer]))
                 for question, answer in zip(asked, answers(batch), strict=False)
             ]
-            pixels = batch["pixel_values"][:1]
-            rows.append(Answer(self._picture(pixels[0]) if len(pixels) else None, texts))
+            pixels = batch["pixel_values"]
+            picture = to_pil(self._tower.denormalize(pixels[0])) if len(pixels) else None
+            rows.append(Answer(picture, texts))
         return answer_sheet(rows)
 
     def _read(self, indices: list[int]) -> Batch:
@@ -104,7 +105,7 @@ class HeldOut:
         """Summed loss, and the likeliest token (M,) at every learned place, on the CPU."""
         features = read_features(self._tower, batch["pixel_values"], self._precision)
         side.eval()
-        with autocast(self._precision, next(self._tower.parameters()).device):
+        with autocast(self._precision, self._tower.model.device):
             loss, predicted = side(
                 batch["input_ids"], features, batch["predictors"], batch["targets"], batch["attention_mask"]
             )
@@ -113,16 +114,6 @@ class HeldOut:
 
     def _decode(self, ids: Tensor) -> str:
         return self._text_tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-    def _picture(self, pixel_values: Tensor) -> Image.Image:
-        from common.data.images import to_pil
-
-        mean, std = (torch.tensor(values)[:, None, None] for values in self._moments)
-        return to_pil(pixel_values * std + mean)
-
-    @property
-    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return self._tower.image_mean, self._tower.image_std
 
 
 def answers(batch: Batch) -> Iterator[slice]:

@@ -69,15 +69,12 @@ def insert(vqrae: str, internvl: str, output: Path) -> None:
         UserError: `output` is there already; no InternVL; a tower of another architecture, or normalised otherwise;
             weights of another kind than safetensors.
     """
-    from common.models.weight_files import read_config_json, resolve_folder, weight_files
+    from common.models.vqrae_loading import load_tower
+    from common.models.weight_files import check_model_type, resolve_folder, weight_files
 
-    encoder = _encoder(vqrae)
+    encoder = _internvit(load_tower(vqrae), vqrae)
     source = resolve_folder(internvl)
-    kind = read_config_json(source, internvl).get("model_type")
-    if kind != "internvl":
-        raise UserError(
-            f"{internvl}: config.json: model_type: expected 'internvl' (a -hf checkpoint), found {kind!r}"
-        )
+    check_model_type(source, internvl, "internvl", hint=" (a -hf checkpoint)")
     _check_fit(encoder, vqrae, source, internvl)
     files = weight_files(source, internvl)
     for path in files:
@@ -113,18 +110,6 @@ def extract(internvl: str, output: Path) -> None:
     with whole_folder(output, replace=False) as unfinished:
         encoder.save_pretrained(unfinished)
     print(f"{output}: the vision tower of {internvl}")
-
-
-def _encoder(source: str) -> VisionEncoder:
-    from common.models.encoder_loading import load_encoder
-    from common.models.vqrae_loading import load_vqrae
-    from common.models.weight_files import read_config_json, resolve_folder
-
-    folder = resolve_folder(source)
-    generator = (folder / "vqrae" / "config.json").is_file()
-    if generator or read_config_json(folder, source).get("model_type") == "vqrae":
-        return _internvit(load_vqrae(source)[0].encoder, source)
-    return _internvit(load_encoder(source), source)
 
 
 def _internvit(encoder: VisionEncoder, source: str) -> VisionEncoder:

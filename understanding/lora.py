@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from understanding.config import LoRAConfig
-
-if TYPE_CHECKING:
-    from understanding.model import LanguageSide
+from understanding.objective import LanguageSide
 
 ADAPTER = "default"
 PROJECTOR = "multi_modal_projector"

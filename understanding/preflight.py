@@ -63,6 +63,8 @@ def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, 
     Raises:
         UserError: the data cannot be read at all, or too much of it would be left out.
     """
+    from understanding.dataset import open_conversations
+
     held_out = config.evaluation.source
     parts: list[tuple[str, tuple[ConversationSource, ...], int | None]] = [
         ("training", config.data.sources, None)
@@ -73,7 +75,7 @@ def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, 
     lines: list[str] = []
     too_many: list[str] = []
     for title, sources, limit in parts:
-        dataset = open_data(config, sources, text_tokenizer, limit)
+        dataset = open_conversations(config, sources, text_tokenizer, _no_pixels_needed, limit)
         problems = {**dict(dataset.problems()), **image_problems(dataset, decode)}
         print(report(title, dataset, problems, config, text_tokenizer), flush=True)
         lines += [dataset.describe(index, problem) for index, problem in sorted(problems.items())]
@@ -87,28 +89,8 @@ def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, 
         )
 
 
-def open_data(
-    config: UnderstandingConfig,
-    sources: Sequence[ConversationSource],
-    text_tokenizer: PreTrainedTokenizerFast,
-    limit: int | None,
-) -> ConversationDataset:
-    from understanding.dataset import ConversationDataset
-
-    return ConversationDataset(
-        sources,
-        text_tokenizer,
-        _no_pixels_needed,
-        image_tokens=config.model.image_tokens,
-        image_size=int(config.model.tower.architecture["image_size"]),
-        max_length=config.data.max_length,
-        limit=limit,
-    )
-
-
 def image_problems(dataset: ConversationDataset, decode: bool) -> dict[int, BadSample]:
     """The samples with an image that is missing or cannot be read, by index; from headers, or by decoding all."""
-    import numpy as np
     from tqdm import tqdm
 
     from understanding.conversation import BadSample
@@ -125,7 +107,7 @@ def image_problems(dataset: ConversationDataset, decode: bool) -> dict[int, BadS
             return index, problem
         return index, None
 
-    wanted = np.flatnonzero(dataset.usable & (dataset.images > 0)).tolist()
+    wanted = dataset.with_images()
     found: dict[int, BadSample] = {}
     with (
         ThreadPoolExecutor(THREADS) as threads,

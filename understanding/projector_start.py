@@ -14,7 +14,7 @@ from common.training.engine import Precision
 from understanding.assemble import read_features
 from understanding.conversation import BadSample
 from understanding.dataset import ConversationDataset
-from understanding.model import LanguageSide
+from understanding.objective import LanguageSide
 
 IMAGES = 256  # the first ones of the data: per-channel statistics need few
 
@@ -26,7 +26,7 @@ def standardize(
     """Fold per-channel mean and standard deviation of Z_I into the projector's first layer: W z + b becomes
     W (z - mean) / std + b. The same on all ranks, which read the same images."""
     pixels = []
-    for index in dataset.usable.nonzero()[0].tolist():
+    for index in dataset.with_images():
         try:
             pixels += list(dataset.read(index).pixel_values)
         except BadSample:  # counted when it is drawn

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
-from common.errors import UserError, one_line
+from common.errors import UserError
+from common.language import causal_lm
 from understanding.templates import IMAGE_TOKEN, TEMPLATES
 
 
@@ -14,12 +15,7 @@ def load_text_tokenizer(source: str, template: str, pad_token: str | None = None
     Raises:
         UserError: there is none, or it does not fit the template.
     """
-    try:
-        text_tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # damaged files raise nearly anything, some of it from Rust
-        raise UserError(
-            f"{source}: model.language_model.source: no text tokenizer can be loaded: {one_line(error)}"
-        ) from error
+    text_tokenizer = causal_lm.load_text_tokenizer(source, "model.language_model.source: ")
     return prepare_text_tokenizer(text_tokenizer, template, pad_token)
 
 

@@ -75,7 +75,7 @@ def train(config: UnderstandingConfig) -> None:
     tower = assemble.assemble_tower(config, device)
     processor = assemble.assemble_processor(config, tower)
     side = assemble.assemble_language_side(config, tower, processor, settings, device)
-    dataset = assemble.assemble_dataset(config, config.data.sources, tower, processor)
+    dataset = assemble.assemble_dataset(config, config.data.sources, processor)
     plan = assemble.assemble_plan(config, dataset)
     steps = plan.steps(config.epochs)
     held_out = HeldOut(config, tower, processor, dataset)

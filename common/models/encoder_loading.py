@@ -6,7 +6,6 @@ original InternViT with its own key names. What is left unread is reported, what
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -15,15 +14,11 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from common.errors import UserError, one_line
+from common.errors import UserError, library_errors
 from common.models.internvit_keys import ORIGINAL_TYPES, convert_config, convert_weights
+from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import CONFIGS, FAMILIES, VisionEncoder
-from common.models.weight_files import (
-    check_architecture,
-    read_config_json,
-    resolve_folder,
-    stored_tensors,
-)
+from common.models.weight_files import read_config_json, resolve_folder, stored_tensors
 
 log = logging.getLogger(__name__)
 
@@ -91,26 +86,18 @@ def _tower_config(fields: dict[str, Any], where: str) -> PreTrainedConfig:
     if kind not in CONFIGS:
         known = ", ".join([*CONFIGS, "siglip", "internvl", *ORIGINAL_TYPES])
         raise UserError(f"{where}: model_type: expected one of {known}; found {kind!r}")
-    try:
+    with library_errors(where):
         return CONFIGS[kind](**fields)
-    except Exception as error:  # transformers' strict configs raise their own kinds
-        raise UserError(f"{where}: {one_line(error)}") from error
 
 
 def read_normalization(folder: Path) -> tuple[Any, Any]:
     """Mean and standard deviation that the checkpoint's image processor states, or None.
 
     Raises:
-        UserError: its file is no JSON.
+        UserError: its file is no JSON object.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):  # alone, or as part of a processor
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            stated = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
+        stated = read_config_json(folder, str(folder), name) if (folder / name).is_file() else {}
         stated = stated.get("image_processor", stated)
         if "image_mean" in stated:
             return stated["image_mean"], stated.get("image_std")

@@ -59,12 +59,12 @@ class VisionEncoder(nn.Module):
     @property
     def patch_size(self) -> int:
         """p, in pixels."""
-        return _side(self.model.config.patch_size)
+        return side_of(self.model.config.patch_size)
 
     @property
     def image_size(self) -> int:
         """The resolution its positions were trained for, in pixels."""
-        return _side(self.model.config.image_size)
+        return side_of(self.model.config.image_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """RGB in [0, 1] (B, 3, H, W) -> Z_I (B, N, D), raster order. H and W are multiples of p; where they
@@ -73,12 +73,21 @@ class VisionEncoder(nn.Module):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """RGB in [0, 1] -> the tower's `pixel_values`."""
-        if self._normalization is None or self._normalization[0].device != pixels.device:
-            # Once per device: copying numbers there waits for it.
-            mean, std = (torch.tensor(v, device=pixels.device) for v in (self.image_mean, self.image_std))
-            self._normalization = mean[:, None, None], std[:, None, None]
-        mean, std = self._normalization
+        mean, std = self._moments(pixels.device)
         return (pixels - mean) / std
+
+    def denormalize(self, pixel_values: Tensor) -> Tensor:
+        """The tower's `pixel_values` -> RGB in [0, 1]."""
+        mean, std = self._moments(pixel_values.device)
+        return pixel_values * std + mean
+
+    def _moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (3, 1, 1) each."""
+        if self._normalization is None or self._normalization[0].device != device:
+            # Once per device: copying numbers there waits for it.
+            mean, std = (torch.tensor(v, device=device) for v in (self.image_mean, self.image_std))
+            self._normalization = mean[:, None, None], std[:, None, None]
+        return self._normalization
 
     def read(self, pixel_values: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> Z_I (B, N, D): what the downstream class reads."""
@@ -193,5 +202,6 @@ def interpolate_positions(positions: Tensor, grid: Grid) -> Tensor:
     return resized.flatten(2).transpose(1, 2)
 
 
-def _side(value: int | list[int] | tuple[int, ...]) -> int:
+def side_of(value: int | list[int] | tuple[int, ...]) -> int:
+    """Of a square that a config states by one side or by both."""
     return value if isinstance(value, int) else value[0]

@@ -30,7 +30,7 @@ from transformers.utils import ModelOutput
 
 from common.models.pixel_decoder import PixelDecoder
 from common.models.quantizer import Quantized, SimVQ
-from common.models.vision_encoder import FAMILIES, Grid, VisionEncoder, grid_of
+from common.models.vision_encoder import FAMILIES, Grid, VisionEncoder, grid_of, side_of
 
 
 class VQRAEConfig(PreTrainedConfig):
@@ -65,7 +65,7 @@ class VQRAEConfig(PreTrainedConfig):
     @property
     def grid(self) -> Grid:
         """(h, w) of the training resolution."""
-        size, patch = (_first(getattr(self.encoder_config, key)) for key in ("image_size", "patch_size"))
+        size, patch = (side_of(getattr(self.encoder_config, key)) for key in ("image_size", "patch_size"))
         return size // patch, size // patch
 
 
@@ -228,10 +228,6 @@ class VQRAE(PreTrainedModel):
             init.constant_(module.to_pixels.bias, 0.5)  # mid-grey before the first step
         elif not any(module is part for part in self.quantizer.modules()):
             super()._init_weights(module)
-
-
-def _first(value: int | list[int] | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[0]
 
 
 AutoConfig.register(VQRAEConfig.model_type, VQRAEConfig)

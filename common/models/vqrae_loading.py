@@ -1,13 +1,26 @@
-"""A saved VQRAE, strictly: its own kind of config, and every weight, neither more nor less."""
+"""A saved VQRAE, strictly: its own kind of config, and every weight, neither more nor less. Or its encoder alone."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from common.errors import UserError, one_line
-from common.models.vqrae import VQRAE
-from common.models.weight_files import resolve_folder
+import torch
+
+from common.models.encoder_loading import build_encoder, load_encoder
+from common.models.strict_loading import check_architecture, load_strictly
+from common.models.vision_encoder import VisionEncoder
+from common.models.vqrae import VQRAE, VQRAEConfig
+from common.models.weight_files import check_model_type, read_config_json, resolve_folder
+
+VQRAE_FOLDER = "vqrae"
+"""Where a generator's folder holds the VQRAE whose codes it writes."""
+
+
+def vqrae_folder(folder: Path) -> Path:
+    """Where a VQRAE would stand: a generator's folder holds one in `vqrae/`, any other folder would be one itself."""
+    inner = folder / VQRAE_FOLDER
+    return inner if (inner / "config.json").is_file() else folder
 
 
 def load_vqrae(source: str, attn_implementation: str = "sdpa") -> tuple[VQRAE, Path]:
@@ -18,23 +31,31 @@ def load_vqrae(source: str, attn_implementation: str = "sdpa") -> tuple[VQRAE, P
     Raises:
         UserError: no checkpoint there, one of another kind, or weights that do not fit its config.
     """
-    folder = resolve_folder(source)
-    folder = folder / "vqrae" if (folder / "vqrae" / "config.json").is_file() else folder
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'config.json'}: not a VQRAE checkpoint: {one_line(error)}") from error
-    if kind != "vqrae":
-        raise UserError(f"{folder / 'config.json'}: model_type: expected 'vqrae', found {kind!r}")
-    try:
-        model, info = VQRAE.from_pretrained(
-            folder, attn_implementation=attn_implementation, output_loading_info=True
-        )
-    except Exception as error:  # the library raises many kinds for damaged files and misfits
-        raise UserError(f"{folder}: cannot be loaded as a VQRAE: {one_line(error)[:300]}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(problem):
-            raise UserError(
-                f"{folder}: weights do not fit config.json: {problem}: {sorted(info[problem])[0]}"
-            )
+    folder = vqrae_folder(resolve_folder(source))
+    check_model_type(folder, source, VQRAEConfig.model_type)
+    model = load_strictly(VQRAE, folder, "a VQRAE", attn_implementation=attn_implementation)
     return model.float(), folder
+
+
+def load_tower(
+    source: str, architecture: dict[str, Any] | None = None, attn_implementation: str = "sdpa"
+) -> VisionEncoder:
+    """The encoder of the VQRAE at `source` (see `load_vqrae`), or the plain tower there (see `load_encoder`).
+
+    Raises:
+        UserError: neither is there, or one of another architecture.
+    """
+    folder = vqrae_folder(resolve_folder(source))
+    if read_config_json(folder, source).get("model_type") != VQRAEConfig.model_type:
+        return load_encoder(source, architecture, attn_implementation)
+    encoder = load_vqrae(source, attn_implementation)[0].encoder
+    check_architecture(encoder.model.config, architecture or {}, source)
+    return encoder
+
+
+def vqrae_on_meta(
+    encoder: dict[str, Any], codebook_size: int, codebook_dim: int, output_patch_size: int
+) -> VQRAE:
+    """A VQRAE without weights, to be counted; `encoder` is the architecture of its tower."""
+    with torch.device("meta"):
+        return VQRAE.from_encoder(build_encoder(encoder), codebook_size, codebook_dim, output_patch_size)

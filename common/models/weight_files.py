@@ -1,4 +1,4 @@
-"""Pretrained checkpoints as files: where they are, which tensors they hold, and one tensor at a time.
+"""Pretrained checkpoints as files: where they are, which tensors they hold, one tensor at a time; and weights by hash.
 
 Nothing here brings a whole checkpoint into memory: names and shapes are read from headers, and a tensor only when
 it is asked for.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,17 +63,17 @@ def resolve_folder(source: str) -> Path:
         ) from error
 
 
-def read_config_json(folder: Path, source: str) -> dict[str, Any]:
-    """The checkpoint's `config.json`.
+def read_config_json(folder: Path, source: str, name: str = "config.json") -> dict[str, Any]:
+    """The checkpoint's `config.json`, or another file of settings.
 
     Raises:
         UserError: there is none, or it is no JSON object.
     """
-    path = folder / "config.json"
+    path = folder / name
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{source}: no config.json: {error.strerror}") from error
+        raise UserError(f"{source}: no {name}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
     if not isinstance(stated, dict):
@@ -81,15 +81,20 @@ def read_config_json(folder: Path, source: str) -> dict[str, Any]:
     return stated
 
 
-def check_architecture(config: Any, expected: dict[str, Any], source: str) -> None:
-    """Raises `UserError` where a recipe's stated architecture differs from the checkpoint's."""
-    for field, value in expected.items():
-        found = getattr(config, field, None)
-        found = found[0] if isinstance(found, (list, tuple)) else found
-        if found != value:
-            raise UserError(
-                f"{source}: config.json: {field}: the recipe states {value!r}, the checkpoint has {found!r}"
-            )
+def check_model_type(folder: Path, source: str, *expected: str, hint: str = "") -> str:
+    """The `model_type` that the checkpoint's `config.json` states, one of `expected`.
+
+    Args:
+        hint: said behind what was expected.
+
+    Raises:
+        UserError: it is another one, or there is no such file.
+    """
+    found = read_config_json(folder, source).get("model_type")
+    if found not in expected:
+        wanted = " or ".join(map(repr, expected))
+        raise UserError(f"{folder / 'config.json'}: model_type: expected {wanted}{hint}, found {found!r}")
+    return found
 
 
 def stored_tensors(folder: Path, source: str) -> Iterator[StoredTensor]:
@@ -142,6 +147,17 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
         raise UserError(f"{path}: cannot be read as weights: {one_line(error)}") from error
 
 
+def _indexed(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{index}: no valid index of weights: {one_line(error)}") from error
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise UserError(f"{index.parent / name}: absent, yet {index.name} names it")
+    return [index.parent / name for name in names]
+
+
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of the checkpoint's safetensors file (else .bin); if sharded, of all of them joined in order of name."""
     digest = hashlib.sha256()
@@ -152,12 +168,19 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _indexed(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: no valid index of weights: {one_line(error)}") from error
-    for name in names:
-        if not (index.parent / name).is_file():
-            raise UserError(f"{index.parent / name}: absent, yet {index.name} names it")
-    return [index.parent / name for name in names]
+def state_sha256(state: Mapping[str, Tensor], rounded: bool = False) -> str:
+    """SHA-256 over the tensors of a model, whatever file they came from: 64 hex digits, the same on every device.
+
+    Args:
+        rounded: values count in bfloat16 and types not at all, so that a model saved in that precision is still the
+            model it was. Else names, types, shapes and bytes count.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        kind = "" if rounded else f"{tensor.dtype} "
+        values = tensor.detach()
+        if rounded and values.is_floating_point():
+            values = values.bfloat16()
+        digest.update(f"{name} {kind}{tuple(values.shape)}\n".encode())
+        digest.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

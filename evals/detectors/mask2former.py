@@ -7,7 +7,6 @@ deviation, padded to multiples of 32 px.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from common.errors import UserError, one_line
+from common.errors import UserError, library_errors
+from common.models.strict_loading import load_strictly
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.detectors.clip_colors import COLORS, ColorNamer
 from evals.detectors.coco_classes import CLASSES
@@ -54,7 +54,7 @@ class Mask2FormerDetector:
 
         torch.backends.cudnn.allow_tf32 = False  # scores are held against thresholds
         folder, clip_folder = resolve_folder(detector), resolve_folder(clip)
-        model = _load(Mask2FormerForUniversalSegmentation, folder)
+        model = load_strictly(Mask2FormerForUniversalSegmentation, folder, "a Mask2Former", surplus=True)
         if model.config.num_labels != len(CLASSES):
             raise UserError(
                 f"{folder / 'config.json'}: expected a detector of COCO's {len(CLASSES)} classes, found "
@@ -70,14 +70,12 @@ class Mask2FormerDetector:
             "clip": clip,
             "clip_sha256": weights_sha256(clip_folder),
         }
-        try:
+        with library_errors(f"{clip_folder}: no CLIP processor"):
             # Of Pillow, which the original resizes with too; the library's default resizes tensors.
             processor = CLIPImageProcessorPil.from_pretrained(clip_folder)
             text_tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
-        except Exception as error:  # the library raises many kinds
-            raise UserError(f"{clip_folder}: no CLIP processor: {one_line(error)[:300]}") from error
-        color = ColorNamer(_load(CLIPModel, clip_folder).to(device), processor, text_tokenizer)
-        return cls(model.to(device), color, identity)
+        clip_model = load_strictly(CLIPModel, clip_folder, "a CLIP model", surplus=True)
+        return cls(model.to(device), ColorNamer(clip_model.to(device), processor, text_tokenizer), identity)
 
     def detect(self, picture: Image.Image) -> list[Detection]:
         """All instances in an RGB picture; their colours are found when they are asked for."""
@@ -113,17 +111,3 @@ def prepared(picture: Image.Image) -> tuple[Tensor, Size]:
     pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
     bottom, right = (-side % DIVISOR for side in resized)
     return pad(pixels, (0, right, 0, bottom)), resized
-
-
-def _load(kind: Any, folder: Path) -> Any:
-    """A model with every weight in its place."""
-    try:
-        model, info = kind.from_pretrained(folder, output_loading_info=True)
-    except Exception as error:  # the library raises many kinds for damaged files and misfits
-        raise UserError(
-            f"{folder}: cannot be loaded as a {kind.__name__}: {one_line(error)[:300]}"
-        ) from error
-    absent = sorted({*info.get("missing_keys", ()), *(str(one) for one in info.get("mismatched_keys", ()))})
-    if absent:
-        raise UserError(f"{folder}: weights do not fit config.json: {absent[0]} ({len(absent)} in all)")
-    return model

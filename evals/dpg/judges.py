@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from common.errors import UserError, one_line
+from common.errors import library_errors
 from common.models.weight_files import resolve_folder, weights_sha256
 
 MPLUG = "damo/mplug_visual-question-answering_coco_large_en"
@@ -34,13 +34,11 @@ class Mplug:
     """mPLUG large by modelscope, as the original asks it."""
 
     def __init__(self, device: torch.device | str) -> None:
-        try:
+        with library_errors(f"modelscope: {MPLUG}: cannot be loaded"):
             from modelscope.pipelines import pipeline
             from modelscope.utils.constant import Tasks
 
             self._pipeline = pipeline(Tasks.visual_question_answering, model=MPLUG, device=str(device))
-        except Exception as error:  # the library raises many kinds, for absent packages of its own too
-            raise UserError(f"modelscope: {MPLUG}: cannot be loaded: {one_line(error)[:300]}") from error
         self.identity = {"name": "mplug", "source": MPLUG}
 
     def answer(self, picture: Image.Image, questions: Sequence[str]) -> list[str]:
@@ -55,7 +53,7 @@ class ChatJudge:
     """A chat model with pictures (`AutoModelForImageTextToText`); the first word of its answer counts."""
 
     def __init__(self, model: Any, processor: Any, identity: Mapping[str, Any]) -> None:
-        self._model, self._processor, self.identity = model.eval(), processor, identity
+        self._model, self._processor, self.identity = model, processor, identity
 
     @classmethod
     def from_pretrained(cls, source: str, device: torch.device | str) -> ChatJudge:
@@ -64,15 +62,10 @@ class ChatJudge:
         Raises:
             UserError: nothing there, or a model of another kind.
         """
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from understanding.chat import load_with_processor
 
         folder = resolve_folder(source)
-        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).to(device)
-            processor = AutoProcessor.from_pretrained(folder)
-        except Exception as error:  # the library raises many kinds for damaged files and misfits
-            raise UserError(f"{folder}: cannot be loaded as a chat model: {one_line(error)[:300]}") from error
+        model, processor = load_with_processor(folder, "a chat model", device)
         identity = {
             "name": Path(source).name if Path(source).is_dir() else source,
             "source": source,

@@ -22,7 +22,7 @@ from vlmeval.vlm.internvl.utils import reorganize_prompt
 
 from common.data.images import open_image
 from common.models.weight_files import resolve_folder
-from understanding.chat import load
+from understanding.chat import load, load_with_processor
 from understanding.templates import IMAGE_TOKEN
 
 LENGTH = 1024  # tokens of an answer at most
@@ -49,13 +49,10 @@ class InternVLStyle(InternVLChat):
     """An InternVL of transformers (-hf), such as understanding/internvl.py writes."""
 
     def __init__(self, source: str) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
         BaseModel.__init__(self)
-        folder, device = resolve_folder(source), _device()
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).eval().to(device)
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.model, self.processor = load_with_processor(
+            resolve_folder(source), "an InternVL model", _device(), gpu_dtype=torch.bfloat16
+        )
         # What the prompts of the class look at: plain ones, without reasoning.
         self._use_custom_prompt, self.use_mpo_prompt, self.use_cot = True, False, False
         self.cot_prompt, self.screen_parse = None, True

@@ -107,13 +107,11 @@ def main(argv: list[str] | None = None) -> None:
     assert kit is not None
     sys.path.insert(0, str(kit))
 
-    from common.models.weight_files import read_config_json, resolve_folder, weights_sha256
+    from common.models.weight_files import check_model_type, resolve_folder, weights_sha256
     from evals.answers import model_digest
 
     folder = resolve_folder(args.model)
-    kind = read_config_json(folder, args.model).get("model_type")
-    if kind not in ("llava", "internvl"):
-        raise UserError(f"{args.model}: config.json: model_type: expected llava or internvl, found {kind!r}")
+    kind = check_model_type(folder, args.model, "llava", "internvl")
     weights = weights_sha256(folder)
     # run.py takes up former answers by the model's name alone.
     name = f"{folder.name}-{model_digest(folder, weights)[:12]}" + (f"-{args.limit}" if args.limit else "")

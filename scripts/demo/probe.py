@@ -116,13 +116,9 @@ def encode(encoder: Callable[[Tensor], Tensor], images: Tensor, batch: int = 250
 
 def load_features(folder: Path) -> Callable[[Tensor], Tensor]:
     """The encoder in a VQRAE checkpoint or in a plain vision model's folder: pixels in [0, 1] -> (B, N, D)."""
-    from common.models.encoder_loading import load_encoder
-    from common.models.vqrae_loading import load_vqrae
+    from common.models.vqrae_loading import load_tower
 
-    config = folder / "config.json"
-    if config.is_file() and '"vqrae"' in config.read_text(encoding="utf-8"):
-        return load_vqrae(str(folder))[0].eval().encoder
-    return load_encoder(str(folder)).eval()
+    return load_tower(str(folder)).eval()
 
 
 def main() -> None:

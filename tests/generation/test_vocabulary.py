@@ -17,8 +17,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from common.errors import UserError
 from common.models.vqrae import VQRAE
+from common.models.weight_files import state_sha256
 from generation.model_folder import GeneratorFolder, load_generator
-from generation.vocabulary import BEGIN_IMAGE, END_IMAGE, VisualVocabulary, carried, expand, vqrae_hash
+from generation.vocabulary import BEGIN_IMAGE, END_IMAGE, VisualVocabulary, carried, expand
 
 TEXT = len(qwen_text_tokenizer())
 VOCABULARY = VisualVocabulary(
@@ -116,12 +117,12 @@ def test_carried_codes_keep_their_distances(width: int) -> None:
 def test_the_hash_is_that_of_all_weights(vqrae: VQRAE, tmp_path: Path) -> None:
     vqrae.save_pretrained(tmp_path)
     again = VQRAE.from_pretrained(tmp_path)
-    assert vqrae_hash(again) == vqrae_hash(vqrae)
+    assert state_sha256(again.state_dict()) == state_sha256(vqrae.state_dict())
     for name in ("encoder.", "quantizer.codebook", "decoder."):
         again = VQRAE.from_pretrained(tmp_path)
         tensor = next(t for key, t in again.state_dict().items() if key.startswith(name))
         tensor.view(-1)[0] += 1e-3
-        assert vqrae_hash(again) != vqrae_hash(vqrae), name
+        assert state_sha256(again.state_dict()) != state_sha256(vqrae.state_dict()), name
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,10 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Generator
 def test_a_generator_loads_as_it_was_saved(generator: tuple[Path, GeneratorFolder]) -> None:
     folder, saved = generator
     loaded = load_generator(str(folder))
-    assert loaded.vocabulary == saved.vocabulary and vqrae_hash(loaded.vqrae) == saved.vocabulary.vqrae_sha256
+    assert (
+        loaded.vocabulary == saved.vocabulary
+        and state_sha256(loaded.vqrae.state_dict()) == saved.vocabulary.vqrae_sha256
+    )
     ids = torch.tensor([[1, 2, saved.vocabulary.begin_image, saved.vocabulary.first_code]])
     assert torch.equal(loaded.model(ids).logits, saved.model(ids).logits)
 

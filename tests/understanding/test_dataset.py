@@ -98,6 +98,21 @@ def test_what_a_sample_is(pictures: Path, lines: bool) -> None:
     assert dataset.pad_id == 0
 
 
+def test_a_record_is_parsed_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(mixed(pictures))
+    assert dataset.with_images() == [0, 2, 3]
+    record, asked = Annotations.record, []
+
+    def count(self: Annotations, row: np.void) -> Any:
+        asked.append(int(row["offset"]))
+        return record(self, row)
+
+    monkeypatch.setattr(Annotations, "record", count)
+    for index in range(3):
+        dataset.read(index)
+    assert len(asked) == len(set(asked)) == 3
+
+
 def test_what_is_left_out_is_named(pictures: Path) -> None:
     path = mixed(pictures)
     dataset = open_dataset(path)

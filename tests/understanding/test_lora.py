@@ -18,7 +18,8 @@ from understanding import assemble
 from understanding.config import LoRAConfig, UnderstandingConfig
 from understanding.export import export_model, save_adapter
 from understanding.lora import is_adapter
-from understanding.model import LanguageSide, count_parameters, numel
+from understanding.objective import LanguageSide
+from understanding.sizes import count_parameters, numel
 
 LORA = "model.lora={rank: 2, alpha: 8, dropout: 0.5}"
 TOKENS = (16 // 4) ** 2

@@ -21,12 +21,9 @@ from common.models.vision_encoder import VisionEncoder
 from understanding import assemble
 from understanding.config import UnderstandingConfig
 from understanding.export import export_model
-from understanding.model import (
-    LanguageSide,
-    count_parameters,
-    grown_vocabulary,
-    numel,
-)
+from understanding.model import grown_vocabulary
+from understanding.objective import LanguageSide
+from understanding.sizes import count_parameters, numel
 from understanding.templates import IMAGE_TOKEN
 from understanding.tower import load_tower, tower_hash
 

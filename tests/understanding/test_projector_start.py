@@ -22,7 +22,7 @@ def test_the_first_layer_reads_standardised_features(shelf: Path, tmp_path: Path
     processor = assemble.assemble_processor(config, tower)
     settings = deepspeed_config(config.engine, config.batch, 1, 1.0)
     side = assemble.assemble_language_side(config, tower, processor, settings, device)
-    dataset = assemble.assemble_dataset(config, config.data.sources, tower, processor)
+    dataset = assemble.assemble_dataset(config, config.data.sources, processor)
     first = side.llava.model.multi_modal_projector.linear_1
     weight, bias = first.weight.detach().clone(), first.bias.detach().clone()
 

@@ -270,7 +270,7 @@ def test_damaged_images_are_left_out_counted_and_listed(shelf: Path, tmp_path: P
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(
     shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from understanding.model import LanguageSide
+    from understanding.objective import LanguageSide
 
     forward, calls = LanguageSide.forward, []
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 from common.errors import UserError
 from understanding import assemble
 from understanding.export import export_model
-from understanding.model import LanguageSide
+from understanding.objective import LanguageSide
 from understanding.weights import exported_names
 
 KINDS = ("llama", "qwen2", "qwen3")
