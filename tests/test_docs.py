@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import docs_checks as checks
 import pytest
 from docs_checks import ROOT, Helps
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks/RESULTS.md",
+]
 RECIPES = sorted(ROOT.glob("*/recipes/*.yaml"))
 PICTURE_BYTES = 150_000
 
@@ -86,6 +92,17 @@ def test_the_first_page_is_one_page() -> None:
     assert len(readme.splitlines()) <= 160
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in readme, f"{page.name} is on no map"
+
+
+def test_decisions_have_their_text() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text("utf-8")
+    told = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    assert told == list(range(1, len(told) + 1))
+    code = (ROOT / name for name in checks.tracked() if name.endswith((".py", ".yaml")))
+    referred = {
+        int(number) for path in code for number in re.findall(r"decision (\d+)", path.read_text("utf-8"))
+    }
+    assert referred and referred <= set(told)
 
 
 def test_pictures_are_small() -> None:
