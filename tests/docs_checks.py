@@ -51,6 +51,8 @@ LAUNCHERS = {
     "deepspeed": {"--hostfile": True, "--num_gpus": True, "--num_nodes": True, "--include": True},
     "torchrun": {"--standalone": False, "--nproc-per-node": True, "--nnodes": True},
 }
+# Scripts that hand their options on.
+PASSED_ON = {"benchmarks/geneval_processes.py": ("bash", "evals/run_geneval.sh")}
 OURS = ("python", "bash", "vqrae", *LAUNCHERS)
 
 # Words in backticks that do not occur in the code: those of others, and of our tests.
@@ -266,7 +268,7 @@ def check_command(words: Sequence[str], help_of: Help) -> list[str]:
     text = help_of(target)
     if text is None:
         return [f"{shown}: `{' '.join(target)} --help` fails"]
-    known = set(_OPTION.findall(text))
+    known = set(_OPTION.findall(text + (help_of(PASSED_ON.get(target[-1], target)) or "")))
     options = [word.partition("=")[0] for word in arguments if _OPTION.match(word)]
     problems = [f"{shown}: {option}: no such option" for option in options if option not in known]
     problems += [f"{shown}: {word}: no such file" for word in arguments if not _exists(word)]
@@ -451,7 +453,8 @@ def check_message(line: str) -> list[str]:
     """A quoted `error: ...` or `warning: ...` line is one that the code prints; `...` stands for what it fills in."""
     message = re.sub(r"^(error|warning): (\.\.\.: )*", "", line)
     while True:
-        pattern = re.compile(".*".join(map(re.escape, message.split(ELLIPSIS))), re.DOTALL)
+        parts = (re.escape(part.strip()) for part in message.split(ELLIPSIS))
+        pattern = re.compile(".*".join(parts), re.DOTALL)
         if any(pattern.search(text) for text in code_strings()):
             return []
         # A dataclass names its own field, and whoever reads the recipe what stands above it.
