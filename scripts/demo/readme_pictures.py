@@ -66,12 +66,13 @@ def drawn(demo: Path) -> Image:
 def answers(demo: Path) -> Image:
     """The first held-out scenes with all their questions, in two columns."""
     from common.sheets import answer_sheet, beside
-    from scripts.demo.understanding_report import ARMS, answered, answers, read_turns
+    from scripts.demo.understanding_report import ARMS, answered, read_turns
+    from scripts.demo.understanding_report import answers as ask
     from understanding.chat import load
 
     pictures, turns = read_turns(demo / "world")
     turns = [turn for turn in turns if turn.picture < ASKED]
-    given = answers(load(demo / ARMS["accuracy"] / "model"), pictures, turns, "questions")
+    given = ask(load(demo / ARMS["accuracy"] / "model"), pictures, turns, "questions")
     rows, half = answered(pictures[:ASKED], turns, given), ASKED // 2
     return beside([trimmed(answer_sheet(rows[:half])), trimmed(answer_sheet(rows[half:]))], 2 * MARGIN)
 
@@ -89,7 +90,9 @@ def compressed(picture: Image) -> bytes:
     Raises:
         UserError: it is larger even so.
     """
-    for candidate in (picture, picture.quantize(256, dither=0)):
+    from PIL.Image import Dither
+
+    for candidate in (picture, picture.quantize(256, dither=Dither.NONE)):
         content = BytesIO()
         candidate.save(content, "PNG", optimize=True)
         if content.tell() <= MOST:
