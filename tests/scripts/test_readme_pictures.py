@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+import torch
 from PIL import Image
 
 from common.errors import UserError
-from common.sheets import GAP, PROMPT, SIDE, WRONG
+from common.models.encoder_loading import build_encoder
+from common.models.vqrae import VQRAE
+from common.sheets import ASKED, GAP, PROMPT, SIDE, WRONG, tile
 from scripts.demo import readme_pictures
 
 BLUE, RED = (0, 0, 255), tuple(bytes.fromhex(WRONG[1:]))
@@ -43,6 +47,47 @@ def test_what_fails_the_rules_is_framed(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=r"verdicts\.jsonl: no pictures were judged there"):
         readme_pictures.drawn(tmp_path)
+
+
+def test_scenes_stand_above_what_is_left_of_them(world_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "world").symlink_to(world_folder)
+    torch.manual_seed(0)
+    for stage in (1, 2):
+        model = VQRAE.from_encoder(build_encoder({**tiny.SIGLIP, "image_size": 32}), 32, 16, 4)
+        model.save_pretrained(tmp_path / f"tokenizer_stage{stage}" / "model")
+    page = readme_pictures.reconstructions(tmp_path)
+    shown = [
+        page.crop((PROMPT + GAP, row * (SIDE + GAP), PROMPT + GAP + SIDE, row * (SIDE + GAP) + SIDE))
+        for row in range(3)
+    ]
+    with Image.open(world_folder / "val" / "000000.png") as scene:
+        assert shown[0].tobytes() == tile(scene.convert("RGB")).tobytes()
+    assert len({picture.tobytes() for picture in shown}) == 3
+    assert page.height == 3 * (SIDE + GAP)
+
+
+def test_answers_stand_in_two_columns(
+    world_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first four scenes with their own questions, the third at the top of the second column."""
+    (tmp_path / "world").symlink_to(world_folder)
+    asked = []
+
+    class Model:
+        def answer(
+            self, requests: list[tuple[list[Image.Image], list[dict[str, str]]]], **_: int
+        ) -> list[str]:
+            asked.extend(pictures[0].tobytes() for pictures, _ in requests)
+            return ["yes"] * len(requests)
+
+    monkeypatch.setattr("understanding.chat.load", lambda source: Model())
+    page = readme_pictures.answers(tmp_path)
+    scenes = [Image.open(world_folder / "val" / f"{number:06d}.png").convert("RGB") for number in range(4)]
+    assert list(dict.fromkeys(asked)) == [scene.tobytes() for scene in scenes]
+    first, third = (tile(scenes[number], ASKED).tobytes() for number in (0, 2))
+    assert page.crop((0, 0, ASKED, ASKED)).tobytes() == first
+    tops = (page.crop((left, 0, left + ASKED, ASKED)).tobytes() for left in range(ASKED, page.width - ASKED))
+    assert third in tops
 
 
 def test_margins_are_even() -> None:
