@@ -1,12 +1,12 @@
 """VQRAE: one tokenizer for understanding, generation and reconstruction.
 
     from vqrae import VQRAE
-    model = VQRAE.from_pretrained("runs/demo/tokenizer")
+    model = VQRAE.from_pretrained("runs/demo/tokenizer_stage2/model")
     encoding = model.encode(pixels)         # features (B, N, D), codes (B, h, w)
     pixels = model.decode(encoding.codes)   # RGB in [0, 1]
 
     from vqrae import Generator, Sampling
-    generator = Generator.from_pretrained("runs/demo/generator")
+    generator = Generator.from_pretrained("runs/demo/generator/model")
     (pictures,) = generator.generate("a photo of a red circle", n=4, sampling=Sampling(cfg_scale=3.0))
 
 Names are imported when they are first used: `import vqrae` alone loads no model library.

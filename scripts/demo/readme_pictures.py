@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 6  # pictures in a row
 ASKED = 4  # pictures with questions
-FRAME = 3  # px
+FRAME, MARGIN = 3, 12  # px
 MOST = 150_000  # bytes of a picture, so that the first page loads at once
 
 
@@ -64,15 +64,24 @@ def drawn(demo: Path) -> Image:
 
 
 def answers(demo: Path) -> Image:
-    """The first held-out scenes with all their questions."""
-    from scripts.demo.understanding_report import ARMS, answers, read_turns, sheet
+    """The first held-out scenes with all their questions, in two columns."""
+    from common.sheets import answer_sheet, beside
+    from scripts.demo.understanding_report import ARMS, answered, read_turns
+    from scripts.demo.understanding_report import answers as ask
     from understanding.chat import load
 
     pictures, turns = read_turns(demo / "world")
     turns = [turn for turn in turns if turn.picture < ASKED]
-    return sheet(
-        pictures[:ASKED], turns, answers(load(demo / ARMS["accuracy"] / "model"), pictures, turns, "answers")
-    )
+    given = ask(load(demo / ARMS["accuracy"] / "model"), pictures, turns, "questions")
+    rows, half = answered(pictures[:ASKED], turns, given), ASKED // 2
+    return beside([trimmed(answer_sheet(rows[:half])), trimmed(answer_sheet(rows[half:]))], 2 * MARGIN)
+
+
+def trimmed(page: Image, margin: int = 0) -> Image:
+    """Without the white around it, and with a margin instead."""
+    from PIL import ImageOps
+
+    return ImageOps.expand(page.crop(ImageOps.invert(page).getbbox()), margin, "white")
 
 
 def compressed(picture: Image) -> bytes:
@@ -81,7 +90,9 @@ def compressed(picture: Image) -> bytes:
     Raises:
         UserError: it is larger even so.
     """
-    for candidate in (picture, picture.quantize(256, dither=0)):
+    from PIL.Image import Dither
+
+    for candidate in (picture, picture.quantize(256, dither=Dither.NONE)):
         content = BytesIO()
         candidate.save(content, "PNG", optimize=True)
         if content.tell() <= MOST:
@@ -98,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     for make in (reconstructions, drawn, answers):
         path = options.out / f"{make.__name__}.png"
-        path.write_bytes(compressed(make(options.demo)))
+        path.write_bytes(compressed(trimmed(make(options.demo), MARGIN)))
         print(f"{path}: {path.stat().st_size / 1000:.0f} KB")
 
 

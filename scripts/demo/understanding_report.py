@@ -98,14 +98,14 @@ def chance(turns: Sequence[Turn]) -> tuple[float, dict[str, float]]:
     return sum(best.values()) / len(turns), {kind: best[kind] / said[kind].total() for kind in best}
 
 
-def sheet(pictures: Sequence[Image.Image], turns: Sequence[Turn], given: Sequence[str]) -> Image.Image:
+def answered(pictures: Sequence[Image.Image], turns: Sequence[Turn], given: Sequence[str]) -> list[Answer]:
     """The first pictures with all their questions."""
     rows = [Answer(picture, []) for picture in pictures[:SHOWN]]
     for turn, answer in zip(turns, given, strict=True):
         if turn.picture < SHOWN:
             question = turn.messages[-1]["content"].replace(IMAGE_TOKEN, "")
             rows[turn.picture].turns.append((question, turn.answer, answer))
-    return answer_sheet(rows)
+    return rows
 
 
 def main() -> None:
@@ -130,7 +130,7 @@ def main() -> None:
             section["accuracy_shuffled"], section["by_type_shuffled"] = accuracy(
                 turns, answers(model, exchanged, turns, f"{run}, pictures exchanged")
             )
-            sheet(pictures, turns, given).save(demo / "answers.png")
+            answer_sheet(answered(pictures, turns, given)).save(demo / "answers.png")
     merge(demo / "summary.json", "understanding", section)
     print(f"answers: {demo / 'answers.png'}")
 
