@@ -38,22 +38,6 @@ def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
-@contextmanager
-def library_errors(complaint: str) -> Iterator[None]:
-    """For reading what others wrote: libraries raise nearly anything for damaged files and misfits.
-
-    Raises:
-        UserError: whatever was raised inside, as `complaint: its message`, of which 300 characters are kept; a
-            `UserError` passes as it is.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{complaint}: {one_line(error)[:300]}") from error
-
-
 def run_cli(main: Callable[[], None]) -> None:
     """Run `main`; a `UserError` prints `error: ...` on stderr and exits with status 2."""
     try:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from common.command import described_parser, positive
+from evals.targets import rows
+
 Sample = TypeVar("Sample")
 
 
@@ -20,12 +23,7 @@ def build_parser(
         model: what MODEL may be.
         model_is_optional: its absence is not the parser's to refuse, but preflight's, beside what else is missing.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = described_parser(description, prog=prog)
     parser.add_argument("model", metavar="MODEL", help=model, nargs="?" if model_is_optional else None)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
@@ -34,11 +32,11 @@ def build_parser(
     return parser
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {text}")
-    return int(text)
+def add_paper_row(parser: argparse.ArgumentParser, benchmark: str) -> None:
+    """--paper-row, where the paper's table has several rows."""
+    parser.add_argument(
+        "--paper-row", choices=rows(benchmark), metavar="NAME", help="whose figures to show beside ours"
+    )
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:

@@ -1,16 +1,29 @@
-"""What evaluations of pictures share on the command line: a MODEL that draws them, or --pictures that are there."""
+"""What evaluations of pictures share: a MODEL that draws them, or --pictures that are there already."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import refusing
 from evals import command
-from evals.preflight import Need, model
-from generation import drawing
+from evals.preflight import Need
+from evals.preflight import model as model_need
+from generation.drawing import add_arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """A folder of pictures, and where they come from as far as that is known."""
+
+    folder: Path
+    model: dict[str, Any]
+    """As `Results.model`; of pictures of unknown origin, the folder stands for it."""
+    drawing: dict[str, Any]
+    """How they were drawn; empty where that is unknown."""
 
 
 def build_parser(prog: str, description: str | None, layout: str) -> argparse.ArgumentParser:
@@ -24,28 +37,41 @@ def build_parser(prog: str, description: str | None, layout: str) -> argparse.Ar
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR", help=f"look at these instead of drawing: {layout}"
     )
-    drawing.add_arguments(parser)
+    add_arguments(parser)
     return parser
 
 
-def need(arguments: argparse.Namespace, layout: str) -> Need:
-    """For preflight: something to look at."""
-    if arguments.pictures is None:
-        if arguments.model:
-            return model(arguments.model, "MODEL, a generator")
+def need(model: str | None, pictures: Path | None, layout: str) -> Need:
+    """For preflight: something to look at, which is either a model's to draw or there."""
+    if pictures is None:
+        if model:
+            return model_need(model, "MODEL, a generator")
         what = "MODEL: a generator's folder or hub id"
         return Need(what, False, "or --pictures DIR, to look at what is there")
-    if arguments.model:
+    if model:
         return Need(
             "either MODEL or --pictures", False, "both were given, and the pictures may be another model's"
         )
-    return Need(f"--pictures {arguments.pictures}", arguments.pictures.is_dir(), f"a folder: {layout}")
+    return Need(f"--pictures {pictures}", pictures.is_dir(), f"a folder: {layout}")
 
 
-def recorded_drawing(pictures: Path) -> dict[str, Any]:
-    """How the pictures were drawn, where `write_pictures` has recorded it beside them."""
-    path = pictures / "settings.json"
-    if not path.is_file():
-        return {}
-    with refusing(f"{path}: not a record of settings", OSError, ValueError, TypeError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+def find_origin(folder: Path, model: str | None, record: Path | None = None) -> Pictures:
+    """Pictures with what `write_pictures` has recorded of them.
+
+    Args:
+        model: which has drawn them in this call or a former one of the same command; None: whatever the record says.
+        record: the folder of the record, where the pictures have been copied from it.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path, settings = (record or folder) / "settings.json", {}
+    if path.is_file():
+        with refusing(f"{path}: not a record of settings", OSError, ValueError, TypeError):
+            settings = dict(json.loads(path.read_text(encoding="utf-8")))
+    source = model or settings.get("model") or str(folder)
+    return Pictures(
+        folder=folder,
+        model={"source": source, "weights_sha256": settings.get("weights_sha256")},
+        drawing=settings,
+    )

@@ -90,6 +90,13 @@ def model(source: str, what: str = "the model", option: str = "MODEL") -> Need:
     return Need(f"{what}: {source}", cached or hub_answers(), how)
 
 
+def model_with_config(source: str, how: str) -> Need:
+    """A model of transformers: a folder with its config.json, or a hub id."""
+    if not Path(source).is_dir() and source.count("/") == 1:
+        return model(source)
+    return file(Path(source) / "config.json", "the model", how)
+
+
 def _cached(repository: str, names: Iterable[str], kind: str) -> bool | None:
     """Whether the hub's cache has these files; None where this can be no repository's name."""
     from huggingface_hub import try_to_load_from_cache

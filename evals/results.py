@@ -1,20 +1,17 @@
-"""The one form of a result: results.json, and a table with the paper's figures beside ours.
-
-What is notable here: a result that is not whole never looks like one. `finish` writes what there is, then raises, so
-that the command exits non-zero; only `--limit` makes a smaller result legitimate, and marks it in file and table.
-"""
+"""The one form of a result: what an evaluation found, and results.json."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.files import write_json
 
 PACKAGES = (
@@ -101,55 +98,15 @@ def write(folder: Path, results: Results) -> Path:
     return path
 
 
-def finish(folder: Path, results: Results, notes: Sequence[str] = ()) -> None:
-    """Write, print the table, and refuse what is not whole; one process calls it.
-
-    Args:
-        notes: lines to print below the table.
+def read(folder: Path) -> dict[str, Any]:
+    """What `write` has left in `folder`.
 
     Raises:
-        UserError: fewer samples were scored than `expected`; what there is has been written.
+        UserError: it has left nothing there.
     """
-    path = write(folder, results)
-    print_table(results, notes)
-    print(f"written to {path}")
-    if not results.complete():
-        raise UserError(
-            f"{path}: incomplete: {results.scored} of {results.expected} samples scored; not a result"
-        )
-
-
-def print_table(results: Results, notes: Sequence[str] = ()) -> None:
-    """Scores, the paper's beside them where it has some, and whether the two may be compared."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from evals.targets import compare, missing_row
-
-    rows = compare(results)
-    table = Table(title=f"{results.benchmark} ({results.protocol})", title_justify="left")
-    table.add_column("score")
-    table.add_column("ours", justify="right")
-    with_paper = any(row.paper is not None for row in rows)
-    if with_paper:
-        for heading in ("paper", "difference"):
-            table.add_column(heading, justify="right")
-        table.add_column("comparable")
-    for row in rows:
-        cells = [row.score, f"{row.ours:.5g}"]
-        if with_paper and row.paper is not None and row.difference is not None:
-            cells += [f"{row.paper:g}", f"{row.difference:+.4g}", "yes" if row.comparable else "no"]
-        table.add_row(*cells)
-    console = Console(soft_wrap=True)
-    console.print(results.model.get("source", ""), highlight=False, markup=False)
-    console.print(table)
-    console.print(f"{results.scored} of {results.expected} samples scored", highlight=False)
-    reasons = {row.why_not for row in rows if row.paper is not None and row.why_not}
-    lines = [f"Not comparable with the paper: {reason}." for reason in sorted(reasons)]
-    if results.partial:
-        lines = ["PARTIAL: --limit left samples out; the scores are not comparable."]
-    for line in (*lines, *missing_row(results), *notes):
-        console.print(line, highlight=False, markup=False)
+    path = folder / "results.json"
+    with refusing(f"{path}: expected the results of an evaluation", OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def commit() -> str | None:

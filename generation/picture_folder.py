@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -27,8 +28,8 @@ from common.errors import UserError
 from common.files import write_json, write_png
 from common.sheets import contact_sheet
 from common.training.run import versions
+from generation.drawing import Drawing, option_error
 from generation.generator import Generator, Job, jobs_for
-from generation.sampling import Sampling
 
 SHEET_PROMPTS, SHEET_PICTURES = 16, 8
 Naming = Callable[[Job], str]
@@ -44,24 +45,39 @@ def geneval(job: Job) -> str:
     return f"{job.prompt_index:05d}/samples/{job.sample_index:04d}.png"
 
 
+def draw(
+    drawing: Drawing, model: str, prompts: Sequence[str], n: int, folder: Path, naming: Naming = flat
+) -> list[Path]:
+    """`write_pictures` of a generator that is loaded as `drawing` says.
+
+    Args:
+        model: its folder or hub id.
+
+    Raises:
+        UserError: a model, prompt or setting that cannot be used, before anything is drawn.
+    """
+    device = dist.start_process(drawing.device)
+    dtype = getattr(torch, drawing.dtype) if drawing.dtype else None
+    generator = Generator.from_pretrained(model, device, dtype)
+    try:
+        drawing.sampling.check(generator.vocabulary.codebook_size)
+    except ValueError as error:
+        raise option_error(error) from error
+    return write_pictures(generator, prompts, n, folder, drawing, naming, model)
+
+
 def write_pictures(
     generator: Generator,
     prompts: Sequence[str],
     n: int,
     folder: Path,
-    *,
-    seed: int,
-    sampling: Sampling,
-    batch_size: int,
-    tokens: int | None = None,
-    truncate: bool = False,
+    drawing: Drawing,
     naming: Naming = flat,
     source: str = "",
 ) -> list[Path]:
     """Draw what is not there yet: `n` pictures of each prompt. All processes call it together.
 
     Args:
-        batch_size: pictures drawn at once by each process, at least 1.
         naming: file name of a picture within `folder`.
         source: the model's name, for the record.
 
@@ -72,11 +88,12 @@ def write_pictures(
         UserError: a prompt is too long; the folder holds pictures of other settings, or cannot be written.
         ValueError: `top_k` over K.
     """
+    seed, sampling, tokens, truncate = drawing.seed, drawing.sampling, drawing.tokens, drawing.truncate
     sampling.check(generator.vocabulary.codebook_size)
     for prompt in prompts:  # before anything is drawn
         generator.prompt_ids(prompt, tokens, truncate)
     jobs = jobs_for(prompts, n)
-    batch_size = min(batch_size, len(jobs))
+    size = min(drawing.batch_size, len(jobs))
     height, width = generator.grid(tokens)
     settings: dict[str, Any] = {
         "model": source,
@@ -86,22 +103,18 @@ def write_pictures(
         "seed": seed,
         "sampling": {**dataclasses.asdict(sampling), "cfg_interval": list(sampling.cfg_interval)},
         "grid": [height, width],
-        "batch_size": batch_size,
+        "batch_size": size,
         "prompts": len(prompts),
         "prompts_sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
         "pictures_per_prompt": n,
         "truncate": truncate,
     }
     _claim(folder, settings)
-    batches = [jobs[first : first + batch_size] for first in range(0, len(jobs), batch_size)]
-    waiting = [part for part in batches if not all((folder / naming(job)).is_file() for job in part)]
-    dist.barrier()  # all have looked before any writes
-    mine = waiting[dist.rank() :: dist.world()]
-    with tqdm(
-        total=len(mine) * height * width, unit="code", desc="generate", disable=not dist.is_main()
-    ) as bar:
+    mine = _waiting(folder, [jobs[first : first + size] for first in range(0, len(jobs), size)], naming)
+    codes_to_draw = len(mine) * height * width
+    with tqdm(total=codes_to_draw, unit="code", desc="generate", disable=not dist.is_main()) as bar:
         for part in mine:
-            filled = [*part, *[part[-1]] * (batch_size - len(part))]
+            filled = [*part, *[part[-1]] * (size - len(part))]
             codes = generator.draw(filled, seed, sampling, tokens, truncate, on_step=bar.update)
             for job, picture in zip(part, generator.decode(codes[: len(part)]), strict=True):
                 _save(picture, folder / naming(job), job, settings)
@@ -110,6 +123,13 @@ def write_pictures(
         _write_sheet(folder, jobs, naming)
     dist.barrier()
     return [folder / naming(job) for job in jobs]
+
+
+def _waiting(folder: Path, batches: list[list[Job]], naming: Naming) -> list[list[Job]]:
+    """This process' share of the batches that have a picture missing."""
+    waiting = [part for part in batches if not all((folder / naming(job)).is_file() for job in part)]
+    dist.barrier()  # all have looked before any writes
+    return waiting[dist.rank() :: dist.world()]
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:

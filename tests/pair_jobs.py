@@ -22,6 +22,7 @@ from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
 from generation import picture_folder as picture_files
 from generation import train as generation_train
+from generation.drawing import Drawing
 from generation.generator import Generator
 from generation.sampling import Sampling
 from tokenizer import train as tokenizer_train
@@ -119,9 +120,7 @@ def write_pictures(model: str, prompts: list[str], n: int, folder: str, batch_si
         prompts,
         n,
         Path(folder),
-        seed=3,
-        sampling=Sampling(cfg_scale=2.0),
-        batch_size=batch_size,
+        Drawing(seed=3, sampling=Sampling(cfg_scale=2.0), batch_size=batch_size),
     )
     return [file.name for file in files]
 

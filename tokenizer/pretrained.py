@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's name for FID's Inception, known elsewhere as `pt_inception-2015-12-05-6726825d.pth`."""
@@ -45,7 +45,7 @@ def read_state_dict(path: str | Path, option: str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {option} must name the weights")
-    with library_errors(f"{path}: {option}: not a readable weights file"):
+    with refusing(f"{path}: {option}: not a readable weights file"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -68,7 +68,7 @@ def load_lpips(weights: str | None, option: str) -> nn.Module:
     if weights is None:
         source = torchvision.models.VGG16_Weights.IMAGENET1K_V1
         where = str(Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE)
-        with library_errors(f"{where}: {NO_DOWNLOAD} {option}"):
+        with refusing(f"{where}: {NO_DOWNLOAD} {option}"):
             state: Any = source.get_state_dict(progress=True, check_hash=True)
     else:
         where, state = str(weights), read_state_dict(weights, option)
@@ -91,7 +91,7 @@ def load_convnext_small(weights: str | None, option: str) -> nn.Module:
 
     if weights is None:
         where = f"{CONVNEXT_REPOSITORY}/{CONVNEXT_FILE}"
-        with library_errors(f"{where}: {NO_DOWNLOAD} {option}"):
+        with refusing(f"{where}: {NO_DOWNLOAD} {option}"):
             weights = _convnext_from_hub()
         state = read_state_dict(weights, option)
     else:
@@ -99,7 +99,7 @@ def load_convnext_small(weights: str | None, option: str) -> nn.Module:
     network = timm.create_model("convnext_small", pretrained=False, num_classes=1000)
     if "features.0.0.weight" in state:
         state = convnext_from_torchvision(state)
-    with library_errors(f"{where}: {option}: not ConvNeXt-S"):  # keys are looked up while they are renamed
+    with refusing(f"{where}: {option}: not ConvNeXt-S"):  # keys are looked up while they are renamed
         state = checkpoint_filter_fn(state, network)
     _load_strictly(network, state, where, option)
     return network
@@ -119,7 +119,7 @@ def load_inception_fid(weights: str | None, option: str) -> nn.Module:
         path, name = Path(weights), str(weights)
         read_state_dict(path, option)  # torch-fidelity itself would unpickle whatever the file holds
         complaint = f"{path}: {option}: not FID's Inception ({INCEPTION_FILE})"
-    with library_errors(complaint):
+    with refusing(complaint):
         extractor = NoTrainInceptionV3("inception-v3-compat", ["2048"], name, antialias=False)
     extractor.num_features = 2048  # else torchmetrics runs the network once to find out
     return extractor
@@ -147,5 +147,5 @@ def _convnext_from_hub() -> str:
 
 
 def _load_strictly(network: nn.Module, state: dict[str, Tensor], where: str, option: str) -> None:
-    with library_errors(f"{where}: {option}: does not fit the architecture"):
+    with refusing(f"{where}: {option}: does not fit the architecture"):
         network.load_state_dict(state, strict=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextIteratorStreamer
 from transformers.utils import logging
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 from common.models.strict_loading import load_strictly
 from common.models.weight_files import check_model_type, resolve_folder
 from understanding.templates import IMAGE_TOKEN
@@ -72,7 +72,7 @@ def load_with_processor(
         dtype=dtype,
         attn_implementation=attn_implementation,
     )
-    with library_errors(f"{folder}: cannot be loaded as {called}"):
+    with refusing(f"{folder}: cannot be loaded as {called}"):
         processor = AutoProcessor.from_pretrained(folder)
     return model.eval().to(device), processor
 
@@ -158,7 +158,7 @@ class ChatModel:
             first["content"] = f"{IMAGE_TOKEN}\n" * len(images) + first["content"]
         elif placeholders != len(images):
             raise UserError(f"a conversation has {placeholders} {IMAGE_TOKEN} for {len(images)} pictures")
-        with library_errors("the conversation does not fit the model's template"):
+        with refusing("the conversation does not fit the model's template"):
             return self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
     @staticmethod

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.core_model_loading import revert_weight_conversion
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 from common.models.weight_files import StoredTensor, read_config_json, resolve_folder, stored_tensors
 from understanding.model import check_language_model, skeleton
 
@@ -62,7 +62,7 @@ class Source:
                 f"{self.folder / 'config.json'}: model_type: {kind!r} is none that transformers knows"
             )
         self.is_llava = kind == LlavaConfig.model_type
-        with library_errors(f"{self.folder / 'config.json'}"):
+        with refusing(f"{self.folder / 'config.json'}"):
             config = AutoConfig.from_pretrained(self.folder)
         self.text: PreTrainedConfig = config.text_config if self.is_llava else config
         check_language_model(self.text, name)

@@ -15,8 +15,10 @@ import argparse
 import json
 from pathlib import Path
 
+from common.command import positive
 from common.errors import UserError, refusing
-from generation import drawing
+from generation.drawing import Drawing
+from generation.drawing import add_arguments as add_drawing
 
 HELP = "draw pictures for a prompt, or for a file of prompts"
 
@@ -25,23 +27,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="generator's folder or hub id")
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help='what to draw; "" draws without a prompt')
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, or .jsonl")
-    parser.add_argument("-n", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+    parser.add_argument(
+        "-n", type=positive, default=1, metavar="N", help="pictures of each prompt (default: 1)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
-    drawing.add_arguments(parser)
+    add_drawing(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a model, prompt or setting that cannot be used, before anything is drawn."""
     if (arguments.prompt is None) == (arguments.prompts is None):
         raise UserError("expected either a prompt or --prompts FILE")
-    if arguments.n < 1:
-        raise UserError(f"-n: expected 1 or more, found {arguments.n}")
     prompts = [arguments.prompt] if arguments.prompts is None else read_prompts(arguments.prompts)
-    settings = drawing.Drawing.read(vars(arguments))
-    files = drawing.draw(settings, arguments.model, prompts, arguments.n, arguments.out)
+    drawing = Drawing.read(vars(arguments))
 
     from common import dist
+    from generation.picture_folder import draw
 
+    files = draw(drawing, arguments.model, prompts, arguments.n, arguments.out)
     if dist.is_main():
         print(
             f"wrote {len(files)} pictures to {arguments.out}; {arguments.out / 'sheet.png'} shows the first"

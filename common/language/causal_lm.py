@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.errors import library_errors
+from common.errors import refusing
 from common.models.strict_loading import config_of, load_strictly
 from common.models.weight_files import read_config_json
 
@@ -39,7 +39,7 @@ def build_causal_lm(architecture: Mapping[str, Any], where: str, attn_implementa
     Raises:
         UserError: it is none that transformers knows.
     """
-    with library_errors(where):
+    with refusing(where):
         return AutoModelForCausalLM.from_config(
             config_of(architecture, where), attn_implementation=attn_implementation, dtype=torch.float32
         )
@@ -54,5 +54,5 @@ def load_text_tokenizer(source: str | Path, field: str = "") -> Any:
     Raises:
         UserError: there is none, or a damaged one.
     """
-    with library_errors(f"{source}: {field}no text tokenizer can be loaded"):
+    with refusing(f"{source}: {field}no text tokenizer can be loaded"):
         return AutoTokenizer.from_pretrained(source)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 from common.models.internvit_keys import ORIGINAL_TYPES, convert_config, convert_weights
 from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import CONFIGS, FAMILIES, VisionEncoder
@@ -86,7 +86,7 @@ def _tower_config(fields: dict[str, Any], where: str) -> PreTrainedConfig:
     if kind not in CONFIGS:
         known = ", ".join([*CONFIGS, "siglip", "internvl", *ORIGINAL_TYPES])
         raise UserError(f"{where}: model_type: expected one of {known}; found {kind!r}")
-    with library_errors(where):
+    with refusing(where):
         return CONFIGS[kind](**fields)
 
 

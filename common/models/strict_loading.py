@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 
 
 def load_strictly(
@@ -27,7 +27,7 @@ def load_strictly(
     Raises:
         UserError: it cannot be loaded, or its weights are not those of its config: missing, surplus or misshapen.
     """
-    with library_errors(f"{folder}: cannot be loaded as {called}"):
+    with refusing(f"{folder}: cannot be loaded as {called}"):
         model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(problem) and not (surplus and problem == "unexpected_keys"):
@@ -47,7 +47,7 @@ def config_of(architecture: Mapping[str, Any], where: str) -> PreTrainedConfig:
         UserError: they are none that transformers knows.
     """
     fields = dict(architecture)
-    with library_errors(where):
+    with refusing(where):
         return AutoConfig.for_model(str(fields.pop("model_type")), **fields)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 from common.models.strict_loading import load_strictly
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.detectors.clip_colors import COLORS, ColorNamer
@@ -70,7 +70,7 @@ class Mask2FormerDetector:
             "clip": clip,
             "clip_sha256": weights_sha256(clip_folder),
         }
-        with library_errors(f"{clip_folder}: no CLIP processor"):
+        with refusing(f"{clip_folder}: no CLIP processor"):
             # Of Pillow, which the original resizes with too; the library's default resizes tensors.
             processor = CLIPImageProcessorPil.from_pretrained(clip_folder)
             text_tokenizer = CLIPTokenizer.from_pretrained(clip_folder)

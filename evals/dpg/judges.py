@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from common.errors import library_errors
+from common.errors import refusing
 from common.models.weight_files import resolve_folder, weights_sha256
 
 MPLUG = "damo/mplug_visual-question-answering_coco_large_en"
@@ -34,7 +34,7 @@ class Mplug:
     """mPLUG large by modelscope, as the original asks it."""
 
     def __init__(self, device: torch.device | str) -> None:
-        with library_errors(f"modelscope: {MPLUG}: cannot be loaded"):
+        with refusing(f"modelscope: {MPLUG}: cannot be loaded"):
             from modelscope.pipelines import pipeline
             from modelscope.utils.constant import Tasks
 

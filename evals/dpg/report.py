@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,34 +12,39 @@ from common import dist
 from common.files import write_text
 from evals.dpg.answers import Given
 from evals.dpg.judges import MPLUG
-from evals.dpg.rules import Item, cascade, is_official, item_score, orphans, scores
-from evals.drawing import recorded_drawing
-from evals.results import Results, finish
+from evals.dpg.rules import Item, Mode, cascade, is_official, item_score, orphans, scores
+from evals.drawing import Pictures
+from evals.result_table import finish
+from evals.results import Results
 
 OFFICIAL_ITEMS = 1065
 
 
 def report(
-    arguments: argparse.Namespace,
-    csv: Path,
-    items: Sequence[Item],
+    output: Path,
     chosen: Sequence[Item],
     given: Given,
+    *,
+    items: Sequence[Item],
+    csv: Path,
+    source: str,
+    scoring: Mode,
     judge: Mapping[str, Any],
-    pictures: Path,
+    pictures: Pictures,
     seconds: float,
 ) -> None:
-    """Write all of it and print the table; one process calls it.
+    """Write all of it into `output` and print the table; one process calls it.
 
     Args:
         items: the whole set; `chosen` is what --limit left of it.
+        csv: the file of questions, and `source` where it comes from.
         judge: the identity of who answered.
     """
     answers = {
         name: [{number: answer == "yes" for number, answer in tile.items()} for tile in tiles]
         for name, tiles in given.items()
     }
-    found, dropped = scores(chosen, answers, arguments.scoring)
+    found, dropped = scores(chosen, answers, scoring)
     lines = []
     for item in chosen:
         whole = not orphans(item)
@@ -52,30 +56,23 @@ def report(
             "counted": [cascade(item, tile) for tile in answers[item.name]] if whole else None,
         }
         lines.append(json.dumps(record) + "\n")
-    write_text(arguments.output / "verdicts.jsonl", "".join(lines))
-    drawing = recorded_drawing(pictures / "drawn" if arguments.pictures is None else pictures)
+    write_text(output / "verdicts.jsonl", "".join(lines))
     results = Results(
         benchmark="dpg_bench",
-        protocol=protocol(arguments.scoring, judge, len(items), is_official(csv.read_bytes())),
+        protocol=protocol(scoring, judge, len(items), is_official(csv.read_bytes())),
         scores=found,
         expected=len(chosen),
         scored=len(given),
         partial=len(chosen) < len(items),
-        settings={"scoring": arguments.scoring, "judge": dict(judge), "drawing": drawing},
-        model={
-            "source": arguments.model or drawing.get("model") or str(arguments.pictures),
-            "weights_sha256": drawing.get("weights_sha256"),
-        },
-        prompt_set={
-            "source": str(arguments.csv or "official"),
-            "sha256": hashlib.sha256(csv.read_bytes()).hexdigest(),
-        },
+        settings={"scoring": scoring, "judge": dict(judge), "drawing": pictures.drawing},
+        model=pictures.model,
+        prompt_set={"source": source, "sha256": hashlib.sha256(csv.read_bytes()).hexdigest()},
         seconds=round(seconds, 1),
         processes=dist.world(),
         details={"dropped_by_the_official_rule": dropped},
     )
     notes = [f"dropped by the official rule, as the original does: {', '.join(dropped)}"] if dropped else []
-    finish(arguments.output, results, notes)
+    finish(output, results, notes)
 
 
 def protocol(scoring: str, judge: Mapping[str, Any], items: int, official_csv: bool) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, run_cli
 from evals import drawing
 from evals.command import spread
-from generation.drawing import Drawing, draw
+from generation.drawing import Drawing
 
 if TYPE_CHECKING:
     from evals.dpg.rules import Item
@@ -79,20 +79,31 @@ def main(argv: list[str] | None = None) -> None:
         from evals.dpg.report import report
 
         answers = read_answers(judge, chosen, folder, arguments.output / "answers")
-        report(arguments, path, items, chosen, answers, judge.identity, folder, time.time() - start)
+        drawn = None if arguments.pictures else folder / "drawn"
+        report(
+            arguments.output,
+            chosen,
+            answers,
+            items=items,
+            csv=path,
+            source=str(arguments.csv or "official"),
+            scoring=arguments.scoring,
+            judge=judge.identity,
+            pictures=drawing.find_origin(folder, arguments.model, drawn),
+            seconds=time.time() - start,
+        )
     dist.barrier()
 
 
 def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
-    from evals.downloads import have, kept_at
+    from evals import downloads
     from evals.dpg.rules import is_official
-    from evals.preflight import Need, hub_answers, model, package, require
+    from evals.preflight import model, package, require
 
-    needs = [drawing.need(arguments, LAYOUT)]
+    needs = [drawing.need(arguments.model, arguments.pictures, LAYOUT)]
     if arguments.csv is None:
-        there = kept_at(CSV_URL).is_file() or (hub_answers() and have(CSV_URL, is_official))
-        needs.append(Need("the official questions", there, f"download {CSV_URL}\nand give its path as --csv"))
+        needs.append(downloads.need(CSV_URL, is_official, "the official questions", "--csv"))
     if arguments.judge == "mplug":
         how = "uv pip install modelscope, which downloads damo/mplug_visual-question-answering_coco_large_en;"
         needs.append(package("modelscope", f"{how}\nor --judge MODEL, whose figures are not comparable"))
@@ -108,6 +119,7 @@ def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
     from common.files import write_png
     from evals.dpg.judges import grid_of
     from evals.dpg.rules import TILES
+    from generation.picture_folder import draw
 
     folder: Path = arguments.output / "pictures"
     files = draw(

@@ -1,6 +1,6 @@
 """GenEval's prompts and pictures on disk, in the layout that the original's own tools write and read.
 
-    prompts.jsonl                      one prompt's metadata a line (see `geneval_rules`)
+    prompts.jsonl                      one prompt's metadata a line (see `evals/geneval/rules.py`)
     PICTURES/00012/metadata.jsonl      that of prompt 12, one object
     PICTURES/00012/samples/0003.png    its pictures, in the order of their numbers
 

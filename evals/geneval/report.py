@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,28 +10,34 @@ from typing import Any
 from common import dist
 from common.files import write_text
 from evals.bootstrap import Interval, intervals
-from evals.drawing import recorded_drawing
+from evals.drawing import Pictures
 from evals.geneval.page import Judged, write_page
 from evals.geneval.prompts import OFFICIAL_SHA256, Prompt, sha256_of
 from evals.geneval.rules import TAGS, tag_scores
-from evals.results import Results, finish
+from evals.result_table import finish
+from evals.results import Results
 
 OFFICIAL_PICTURES = 4
 OFFICIAL_CLIP = "openai/clip-vit-large-patch14"
 
 
 def report(
-    arguments: argparse.Namespace,
-    prompts: Sequence[Prompt],
+    output: Path,
     judged: Sequence[Judged],
+    *,
+    prompts: Sequence[Prompt],
+    source: str,
+    per_prompt: int,
     detector: Mapping[str, Any],
-    pictures: Path,
+    pictures: Pictures,
     seconds: float,
 ) -> None:
-    """Write all of it and print the table; one process calls it.
+    """Write all of it into `output` and print the table; one process calls it.
 
     Args:
         prompts: the whole set; `judged` has some of it where --limit was given.
+        source: where the prompts come from.
+        per_prompt: pictures of each.
         detector: its identity.
     """
     prompt_hash = sha256_of(prompts)
@@ -40,34 +45,27 @@ def report(
     # Numbers that are left out tell of a folder that --limit, or an end too soon, left behind.
     gaps = [one.number for one in prompts] != list(range(len(prompts)))
     partial = gaps or len(chosen) < len(prompts)
-    scores, spans = score(judged, arguments.n, whole=prompt_hash == OFFICIAL_SHA256 and not partial)
-    drawing = recorded_drawing(pictures)
-    source = arguments.model or drawing.get("model") or str(arguments.pictures)
-    write_verdicts(arguments.output / "verdicts.jsonl", judged)
-    page = arguments.output / "page.html"
-    write_page(page, f"GenEval: {source}", scores, spans, judged)
+    scores, spans = score(judged, per_prompt, whole=prompt_hash == OFFICIAL_SHA256 and not partial)
+    write_verdicts(output / "verdicts.jsonl", judged)
+    page = output / "page.html"
+    write_page(page, f"GenEval: {pictures.model['source']}", scores, spans, judged)
     results = Results(
         benchmark="geneval",
-        protocol=protocol(detector, prompt_hash, arguments.n),
+        protocol=protocol(detector, prompt_hash, per_prompt),
         scores=scores,
-        expected=len(chosen) * arguments.n,
+        expected=len(chosen) * per_prompt,
         scored=len(judged),
         partial=partial,
-        settings={"pictures_per_prompt": arguments.n, "detector": detector, "drawing": drawing},
-        model={"source": source, "weights_sha256": drawing.get("weights_sha256")},
-        prompt_set={
-            "source": str(arguments.prompts or arguments.pictures or "official"),
-            "sha256": prompt_hash,
-        },
+        settings={"pictures_per_prompt": per_prompt, "detector": detector, "drawing": pictures.drawing},
+        model=pictures.model,
+        prompt_set={"source": source, "sha256": prompt_hash},
         seconds=round(seconds, 1),
         processes=dist.world(),
         details={"intervals_95": {name: list(span) for name, span in spans.items()}},
     )
     low, high = spans["overall"]
     finish(
-        arguments.output,
-        results,
-        [f"overall, 95% of resampled prompts: {low:.3f} to {high:.3f}; all pictures: {page}"],
+        output, results, [f"overall, 95% of resampled prompts: {low:.3f} to {high:.3f}; all pictures: {page}"]
     )
 
 

@@ -24,10 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.command import positive
 from common.errors import run_cli
 from evals import drawing
-from evals.command import positive, spread
-from generation.drawing import Drawing, draw
+from evals.command import spread
+from generation.drawing import Drawing
 
 if TYPE_CHECKING:
     from evals.detectors.detection import Detector
@@ -80,21 +81,28 @@ def main(argv: list[str] | None = None) -> None:
             (picture, one, judge(picture.prompt.metadata, one.detections))
             for picture, one in zip(pictures, found, strict=True)
         ]
-        report(arguments, prompts, judged, detector.identity, folder, time.time() - start)
+        report(
+            arguments.output,
+            judged,
+            prompts=prompts,
+            source=str(arguments.prompts or arguments.pictures or "official"),
+            per_prompt=arguments.n,
+            detector=detector.identity,
+            pictures=drawing.find_origin(folder, arguments.model),
+            seconds=time.time() - start,
+        )
     dist.barrier()
 
 
 def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
-    from evals.downloads import have, kept_at
+    from evals import downloads
     from evals.geneval.prompts import OFFICIAL_URL, is_official
-    from evals.preflight import Need, hub_answers, hub_files, require
+    from evals.preflight import hub_files, require
 
-    needs = [drawing.need(arguments, LAYOUT)]
+    needs = [drawing.need(arguments.model, arguments.pictures, LAYOUT)]
     if arguments.prompts is None and arguments.pictures is None:
-        how = f"download {OFFICIAL_URL}\nand give its path as --prompts"
-        there = kept_at(OFFICIAL_URL).is_file() or (hub_answers() and have(OFFICIAL_URL, is_official))
-        needs.append(Need("the official prompts", there, how))
+        needs.append(downloads.need(OFFICIAL_URL, is_official, "the official prompts", "--prompts"))
     if arguments.detector == "mask2former":
         model = ("config.json", "model.safetensors")
         needs.append(hub_files(arguments.mask2former, model, "the detector's weights", "--mask2former"))
@@ -128,7 +136,7 @@ def _draw(arguments: argparse.Namespace, prompts: Sequence[Prompt]) -> Path:
 
     from common import dist
     from evals.geneval.prompts import write_metadata
-    from generation.picture_folder import geneval
+    from generation.picture_folder import draw, geneval
 
     folder: Path = arguments.output / "pictures"
     draw(

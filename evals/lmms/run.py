@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from common.command import add_batch_size, add_device
 from common.errors import run_cli
 from evals import preflight
-from evals.command import build_parser, positive
+from evals.command import add_paper_row, build_parser
 from evals.lmms.manifest import MODEL_ID
 from evals.lmms.tasks import PAPER_TASKS
-from evals.targets import rows
 
 if TYPE_CHECKING:
     from evals.lmms.session import TaskResult
@@ -53,23 +53,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="where the paths in FILE start (default: FILE's folder)"
     )
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        default=16,
-        metavar="N",
-        help="answered together per process (default: 16)",
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_batch_size(parser, "questions")
+    add_device(parser)
     parser.add_argument(
         "--attn-implementation",
         default="sdpa",
         metavar="NAME",
         help="eager, sdpa, flash_attention_2 (default: sdpa)",
     )
-    parser.add_argument(
-        "--paper-row", choices=rows("understanding"), metavar="NAME", help="whose figures to show beside ours"
-    )
+    add_paper_row(parser, "understanding")
     return parser.parse_args(argv)
 
 
@@ -81,12 +73,8 @@ def needs(args: argparse.Namespace) -> list[preflight.Need]:
     needed = [
         preflight.package("lmms_eval", SETUP),
         preflight.Need("this project's model in lmms-eval (an entry point)", MODEL_ID in entries, SETUP),
+        preflight.model_with_config(args.model, "RUN/model of understanding/train.py, or a hub id"),
     ]
-    if Path(args.model).is_dir() or args.model.count("/") != 1:
-        path = Path(args.model) / "config.json"
-        needed.append(preflight.file(path, "the model", "RUN/model of understanding/train.py, or a hub id"))
-    else:
-        needed.append(preflight.model(args.model))
     if args.questions is not None:
         return [*needed, preflight.file(args.questions, "the questions", "a file of LLaVA conversations")]
     return [*needed, data_sets([name for name in args.tasks if name in PAPER_TASKS])]
@@ -131,50 +119,70 @@ def main(argv: list[str] | None = None) -> None:
     else:
         found = [session.run(name) for name in args.tasks]
     if dist.is_main():
-        report(args, session.weights, found)
+        settings = {
+            name: getattr(args, name) for name in ("limit", "batch_size", "attn_implementation", "device")
+        }
+        report(
+            args.output,
+            found,
+            args.questions,
+            model={"source": args.model, "weights_sha256": session.weights},
+            settings=settings,
+            paper_row=args.paper_row,
+        )
 
 
-def report(args: argparse.Namespace, weights: str, found: list[TaskResult]) -> None:
-    """results.json and the table. Raises `UserError` where a question went unanswered."""
+def report(
+    output: Path,
+    found: list[TaskResult],
+    questions: Path | None,
+    *,
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    paper_row: str | None,
+) -> None:
+    """results.json and the table.
+
+    Args:
+        questions: the file that was asked; None: tasks of the framework's.
+        model, settings: as in `Results`.
+
+    Raises:
+        UserError: a question went unanswered.
+    """
     import hashlib
 
     from common import dist
-    from evals.results import Results, finish
+    from evals.result_table import finish
+    from evals.results import Results
 
-    if args.questions is not None:
-        digest = hashlib.sha256(args.questions.read_bytes()).hexdigest()
-        prompts = {"source": str(args.questions), "sha256": digest}
+    if questions is not None:
+        source, asked = str(questions), questions.read_bytes()
     else:
-        digest = hashlib.sha256("".join(task.asked_sha256 for task in found).encode()).hexdigest()
-        prompts = {"source": ", ".join(task.name for task in found), "sha256": digest}
+        source = ", ".join(task.name for task in found)
+        asked = "".join(task.asked_sha256 for task in found).encode()
     finish(
-        args.output,
+        output,
         Results(
-            benchmark="understanding" if args.questions is None else "questions",
-            protocol="lmms-eval" if args.questions is None else "lmms-eval, exact answers",
+            benchmark="understanding" if questions is None else "questions",
+            protocol="lmms-eval" if questions is None else "lmms-eval, exact answers",
             scores={name: score for task in found for name, score in task.scores.items()},
             expected=sum(task.expected for task in found),
             scored=sum(task.scored for task in found),
             partial=any(task.partial for task in found),
-            settings={
-                "tasks": [task.name for task in found],
-                "limit": args.limit,
-                "batch_size": args.batch_size,
-                "attn_implementation": args.attn_implementation,
-                "device": args.device,
-            },
-            model={"source": args.model, "weights_sha256": weights},
-            prompt_set=prompts,
+            settings={"tasks": [task.name for task in found], **settings},
+            model=model,
+            prompt_set={"source": source, "sha256": hashlib.sha256(asked).hexdigest()},
             seconds=round(sum(task.seconds for task in found), 1),
             processes=dist.world(),
             score_counts={name: task.scored for task in found for name in task.scores},
-            paper_row=args.paper_row,
+            paper_row=paper_row,
             details={
                 "lmms_eval_task_versions": {task.name: task.version for task in found},
                 "asked_sha256": {task.name: task.asked_sha256 for task in found},
             },
         ),
-        [f"every question with its answer: {args.output / 'samples'}"],
+        [f"every question with its answer: {output / 'samples'}"],
     )
 
 

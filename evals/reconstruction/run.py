@@ -18,18 +18,14 @@ worst.png (the eight of lowest PSNR).
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
+from common.command import add_batch_size, add_device, positive
 from common.errors import UserError, run_cli
-from evals import preflight, results
+from evals import preflight
 from evals.command import build_parser as shared_parser
-from evals.command import positive
 
-PAPER_ROWS = {"siglip_vision_model": "SigLIP2", "internvl_vision": "InternViT"}
-"""Rows of Table 2 by the encoder's kind."""
-PUBLISHED_IMAGES = 50_000
 VGG_FILE = "vgg16-397923af.pth"
 VGG_ADDRESS = f"https://download.pytorch.org/models/{VGG_FILE}"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -52,9 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--size", type=positive, help="side of the scored squares in px (default: the model's output size)"
     )
     parser.add_argument("--protocol", choices=("titok", "squash"), default="titok")
-    parser.add_argument(
-        "--batch-size", type=positive, default=16, help="pictures per process and step (default: 16)"
-    )
+    add_batch_size(parser)
     parser.add_argument("--workers", type=int, default=2, help="loading processes per process (default: 2)")
     parser.add_argument("--skip-fid", action="store_true", help="leave rFID out")
     parser.add_argument("--skip-lpips", action="store_true", help="leave LPIPS out")
@@ -64,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lpips-weights", metavar="FILE", help="torchvision's VGG16 (default: its own download)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
     return parser
 
 
@@ -97,9 +91,9 @@ def main(argv: list[str] | None = None) -> None:
 
     from common import dist
     from common.models.weight_files import weights_sha256
-    from evals.reconstruction import examples as report
     from evals.reconstruction import preprocessing, score
     from evals.reconstruction.progress import Progress
+    from evals.reconstruction.report import report
     from tokenizer.inference import load_model
 
     # Convolutions in TF32 move patch embeddings, and with them codes and Inception features.
@@ -135,41 +129,20 @@ def main(argv: list[str] | None = None) -> None:
     }
     progress = Progress(args.output / "progress" / f"{dist.rank():05d}.pt", facts)
     scores, rows, examples = score.score(model, metrics, loader, progress)
-    if not dist.is_main():
-        progress.remove()
-        return
-    scored = int(scores.pop("images"))
-    report.write(args.output, rows, examples)
-    notes = ["worst pictures: " + str(args.output / "worst.png")]
-    if "rfid" in scores and scored < PUBLISHED_IMAGES:
-        notes.insert(0, "rFID falls with the number of images: compare it only at equal numbers.")
-    if "ssim_data_range_2" in scores:
-        notes.insert(
-            0, "ssim_data_range_2 is too high by construction: for comparison with such numbers only."
-        )
-    results.finish(
-        args.output,
-        results.Results(
-            benchmark="reconstruction",
-            protocol=f"{args.protocol}, {size} px",
-            scores=scores,
+    if dist.is_main():
+        settings = {"images": args.images, "batch_size": args.batch_size, "device": str(device)}
+        report(
+            args.output,
+            scores,
+            rows,
+            examples,
+            found=found,
             expected=expected,
-            scored=scored,
-            partial=expected < found,
-            settings={
-                **protocol,
-                "images": os.fspath(args.images),
-                "images_found": found,
-                "batch_size": args.batch_size,
-                "device": str(device),
-            },
+            settings={**protocol, **settings},
             model={"source": args.model, "weights_sha256": sha256},
-            seconds=round(time.time() - started, 1),
-            processes=dist.world(),
-            paper_row=PAPER_ROWS.get(model.encoder.model_type),
-        ),
-        notes,
-    )
+            encoder=model.encoder.model_type,
+            seconds=time.time() - started,
+        )
     progress.remove()
 
 

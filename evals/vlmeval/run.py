@@ -31,8 +31,7 @@ from typing import Any
 
 from common.errors import UserError, run_cli
 from evals import preflight
-from evals.command import build_parser
-from evals.targets import rows
+from evals.command import add_paper_row, build_parser
 
 INSTALL = (
     "git clone VLMEvalKit (open-compass on GitHub), install its requirements in an environment of its own,\n"
@@ -75,9 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--judge", default="exact_matching", metavar="NAME", help="VLMEvalKit's (default: exact_matching)"
     )
-    parser.add_argument(
-        "--paper-row", choices=rows("understanding"), metavar="NAME", help="whose figures to show beside ours"
-    )
+    add_paper_row(parser, "understanding")
     return parser.parse_args(argv)
 
 
@@ -89,21 +86,20 @@ def find_kit() -> Path | None:
     return folder if folder and (folder / "run.py").is_file() else None
 
 
-def needs(args: argparse.Namespace, kit: Path | None) -> list[preflight.Need]:
+def needs(model: str, kit: Path | None) -> list[preflight.Need]:
     """VLMEvalKit, what it cannot do without in its environment, and the model."""
-    model = preflight.file(Path(args.model) / "config.json", "the model", "a folder, or a hub id")
-    if not Path(args.model).is_dir() and args.model.count("/") == 1:
-        model = preflight.model(args.model)
-    packages = [
-        preflight.package(name, "install VLMEvalKit's requirements") for name in ("torch", "transformers")
+    how = "install VLMEvalKit's requirements"
+    return [
+        preflight.Need("VLMEvalKit (its run.py)", kit is not None, INSTALL),
+        *(preflight.package(name, how) for name in ("torch", "transformers")),
+        preflight.model_with_config(model, "a folder, or a hub id"),
     ]
-    return [preflight.Need("VLMEvalKit (its run.py)", kit is not None, INSTALL), *packages, model]
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     kit = find_kit()
-    preflight.require("VLMEvalKit", needs(args, kit))
+    preflight.require("VLMEvalKit", needs(args.model, kit))
     assert kit is not None
     sys.path.insert(0, str(kit))
 
@@ -116,9 +112,22 @@ def main(argv: list[str] | None = None) -> None:
     # run.py takes up former answers by the model's name alone.
     name = f"{folder.name}-{model_digest(folder, weights)[:12]}" + (f"-{args.limit}" if args.limit else "")
     started = time.time()
-    asked = run_kit(kit, args, name, str(folder), kind)
+    from evals.vlmeval.models import register
+
+    register(name, str(folder), kind)
+    options = ["--data", *args.data, "--model", name, "--work-dir", str(args.output), "--judge", args.judge]
+    asked = run_kit(kit, [*options, "--reuse"], args.limit)
     if os.environ.get("RANK", "0") == "0":
-        report(args, weights, newest_run(args.output / name, started), asked, started)
+        report(
+            args.output,
+            args.data,
+            asked,
+            newest_run(args.output / name, started),
+            model={"source": args.model, "weights_sha256": weights},
+            settings={"judge": args.judge, "limit": args.limit},
+            paper_row=args.paper_row,
+            seconds=time.time() - started,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +139,14 @@ class Asked:
     sha256: str
 
 
-def run_kit(kit: Path, args: argparse.Namespace, name: str, source: str, kind: str) -> dict[str, Asked]:
-    """VLMEvalKit's run.py in this process; returns what was asked of each data set."""
+def run_kit(kit: Path, options: list[str], limit: int | None) -> dict[str, Asked]:
+    """VLMEvalKit's run.py in this process; returns what was asked of each data set.
+
+    Args:
+        limit: questions of each data set at most.
+    """
     import vlmeval.dataset as kit_data
 
-    from evals.vlmeval.models import register
-
-    register(name, source, kind)
     asked: dict[str, Asked] = {}
     build = kit_data.build_dataset
 
@@ -144,7 +154,7 @@ def run_kit(kit: Path, args: argparse.Namespace, name: str, source: str, kind: s
         dataset = build(data, **options)
         if dataset is not None:
             found = len(dataset.data)
-            dataset.data = dataset.data.iloc[: args.limit]
+            dataset.data = dataset.data.iloc[:limit]
             text = dataset.data.drop(columns="image", errors="ignore").to_csv(index=False)
             digest = hashlib.sha256(text.encode()).hexdigest()
             asked[data] = Asked(found=found, asked=len(dataset.data), sha256=digest)
@@ -152,8 +162,7 @@ def run_kit(kit: Path, args: argparse.Namespace, name: str, source: str, kind: s
 
     kit_data.build_dataset = build_limited
     before = sys.argv
-    sys.argv = [str(kit / "run.py"), "--data", *args.data, "--model", name, "--work-dir", str(args.output)]
-    sys.argv += ["--judge", args.judge, "--reuse"]
+    sys.argv = [str(kit / "run.py"), *options]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
@@ -185,16 +194,30 @@ def read_scores(data: str, metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def report(
-    args: argparse.Namespace, weights: str, run: Path, asked: dict[str, Asked], started: float
+    output: Path,
+    names: list[str],
+    asked: dict[str, Asked],
+    run: Path,
+    *,
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    paper_row: str | None,
+    seconds: float,
 ) -> None:
     """results.json and the table.
+
+    Args:
+        names: the data sets that were to be asked; `asked` has those that could be.
+        run: the folder that VLMEvalKit left.
+        model, settings: as in `Results`.
 
     Raises:
         UserError: a data set was left out or failed, which run.py itself ends well with; or a question went unanswered.
     """
     from vlmeval.smp import collect_run_benchmark_report
 
-    from evals.results import Results, finish
+    from evals.result_table import finish
+    from evals.results import Results
 
     status = json.loads((run / "status.json").read_text(encoding="utf-8"))["datasets"]
     answered = {
@@ -203,7 +226,7 @@ def report(
     }
     scores: dict[str, float] = {}
     counts: dict[str, int] = {}
-    for data in args.data:
+    for data in names:
         entry = status.get(data, {})
         reason = entry.get("error_message") or entry.get("skip_reason")
         if reason or not entry.get("metrics"):
@@ -213,24 +236,25 @@ def report(
         found = read_scores(data, entry["metrics"])
         scores.update(found)
         counts.update(dict.fromkeys(found, answered[data]))
-    digest = hashlib.sha256("".join(asked[data].sha256 for data in args.data).encode()).hexdigest()
+    sets = {data: asked[data] for data in names}
+    digest = hashlib.sha256("".join(one.sha256 for one in sets.values()).encode()).hexdigest()
     finish(
-        args.output,
+        output,
         Results(
             benchmark="understanding",
             protocol="VLMEvalKit",
             scores=scores,
-            expected=sum(asked[data].asked for data in args.data),
-            scored=sum(answered[data] for data in args.data),
-            partial=any(asked[data].asked < asked[data].found for data in args.data),
-            settings={"data": args.data, "judge": args.judge, "limit": args.limit},
-            model={"source": args.model, "weights_sha256": weights},
-            prompt_set={"source": ", ".join(args.data), "sha256": digest},
-            seconds=round(time.time() - started, 1),
+            expected=sum(one.asked for one in sets.values()),
+            scored=sum(answered[data] for data in sets),
+            partial=any(one.asked < one.found for one in sets.values()),
+            settings={"data": names, **settings},
+            model=model,
+            prompt_set={"source": ", ".join(sets), "sha256": digest},
+            seconds=round(seconds, 1),
             processes=int(os.environ.get("WORLD_SIZE", "1")),
             score_counts=counts,
-            paper_row=args.paper_row,
-            details={"run": str(run), "asked_sha256": {data: asked[data].sha256 for data in args.data}},
+            paper_row=paper_row,
+            details={"run": str(run), "asked_sha256": {data: one.sha256 for data, one in sets.items()}},
         ),
         [f"all that VLMEvalKit wrote: {run}"],
     )

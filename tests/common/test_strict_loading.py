@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from common.errors import UserError, library_errors
+from common.errors import UserError, refusing
 from common.language.causal_lm import build_causal_lm, load_causal_lm, load_text_tokenizer
 from common.models.strict_loading import check_architecture, config_of, load_strictly
 from common.models.weight_files import check_model_type
@@ -101,9 +101,9 @@ def test_a_stated_architecture() -> None:
 
 
 def test_what_a_library_raises_becomes_one_line() -> None:
-    with pytest.raises(UserError, match=r"^here: two lines$"), library_errors("here"):
+    with pytest.raises(UserError, match=r"^here: two lines$"), refusing("here"):
         raise OSError("two\nlines")
-    with pytest.raises(UserError, match=r"^here: x{300}$"), library_errors("here"):
+    with pytest.raises(UserError, match=r"^here: x{300}$"), refusing("here"):
         raise ValueError("x" * 999)
-    with pytest.raises(UserError, match=r"^as it is$"), library_errors("here"):
+    with pytest.raises(UserError, match=r"^as it is$"), refusing("here"):
         raise UserError("as it is")

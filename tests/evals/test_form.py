@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from evals import preflight, results, targets
+from evals import preflight, result_table, results, targets
 from evals.reconstruction import run as reconstruction
+from evals.reconstruction.report import PAPER_ROWS
 from evals.results import Results
 
 REPO = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def make(**changes: Any) -> Results:
 
 
 def test_a_result_tells_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
-    results.finish(tmp_path, make(prompt_set={"source": "p", "sha256": "1"}))
+    result_table.finish(tmp_path, make(prompt_set={"source": "p", "sha256": "1"}))
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["scores"] == {"overall": 0.5, "ours_alone": 1.0} and written["complete"] is True
     assert written["counts"] == {"expected": 2212, "scored": 2212}
@@ -49,17 +50,17 @@ def test_a_result_tells_what_is_needed_to_repeat_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scored", [0, 2211])
 def test_an_incomplete_result_is_written_and_refused(scored: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"incomplete: {scored} of 2212"):
-        results.finish(tmp_path, make(scored=scored))
+        result_table.finish(tmp_path, make(scored=scored))
     assert json.loads((tmp_path / "results.json").read_text())["complete"] is False
 
 
 def test_nothing_at_all_is_no_result(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="incomplete"):
-        results.finish(tmp_path, make(expected=0, scored=0))
+        result_table.finish(tmp_path, make(expected=0, scored=0))
 
 
 def test_a_limited_result_is_accepted_and_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results.finish(tmp_path, make(partial=True, expected=3, scored=3))
+    result_table.finish(tmp_path, make(partial=True, expected=3, scored=3))
     assert json.loads((tmp_path / "results.json").read_text())["partial"] is True
     assert "PARTIAL" in capsys.readouterr().out
 
@@ -82,7 +83,7 @@ def test_a_score_that_is_no_number_leaves_the_former_result(tmp_path: Path) -> N
     ],
 )
 def test_protocol_and_samples_decide_the_comparison(changes: dict[str, Any], reason: str | None) -> None:
-    overall, other = targets.compare(make(**changes))
+    overall, other = result_table.compare(make(**changes))
     assert (overall.paper, overall.ours) == (0.76, 0.5) and overall.difference == pytest.approx(-0.26)
     assert overall.comparable is (reason is None)
     assert reason is None or reason in str(overall.why_not)
@@ -99,15 +100,15 @@ def test_each_score_may_have_a_set_of_its_own() -> None:
         scored=21_578,
         score_counts={"pope": 9000, "gqa": 12_500},
     )
-    pope, gqa = targets.compare(ours)
+    pope, gqa = result_table.compare(ours)
     assert pope.comparable and pope.difference == 0
     assert not gqa.comparable and "12500 samples" in str(gqa.why_not)
 
 
 def test_a_table_of_several_rows_asks_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results.finish(tmp_path, make(benchmark="understanding", protocol="lmms-eval", scores={"pope": 1.0}))
+    result_table.finish(tmp_path, make(benchmark="understanding", protocol="lmms-eval", scores={"pope": 1.0}))
     assert "--paper-row" in capsys.readouterr().out
-    results.finish(tmp_path, make(benchmark="another"))
+    result_table.finish(tmp_path, make(benchmark="another"))
     assert "--paper-row" not in capsys.readouterr().out
 
 
@@ -129,7 +130,7 @@ def test_targets_are_those_of_the_papers_tables() -> None:
         ("geneval", "Qwen3-0.6B"): 5.29,
         ("dpg_bench", "Qwen3-0.6B"): 541.12,
     }
-    assert set(reconstruction.PAPER_ROWS.values()) == set(targets.rows("reconstruction"))
+    assert set(PAPER_ROWS.values()) == set(targets.rows("reconstruction"))
     for target in targets.load()["understanding"].values():
         assert not isinstance(target.samples, dict) or set(target.samples) == set(target.scores)
 

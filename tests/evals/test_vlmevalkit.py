@@ -135,14 +135,14 @@ def test_what_run_py_ends_well_with_is_a_failure(
     (run / "status.json").write_text(
         json.dumps({"datasets": {"POPE": good, **({"Bad": entry} if entry is not None else {})}})
     )
-    args = vlmeval_run.parse(["m", "--output", str(tmp_path), "--data", "POPE", "Bad"])
+    names = ["POPE", "Bad"]
+    more: dict[str, Any] = {"model": {}, "settings": {}, "paper_row": None, "seconds": 1.0}
     both, three = (vlmeval_run.Asked(found=number, asked=number, sha256="") for number in (2, 3))
     with pytest.raises(UserError, match=f"VLMEvalKit: Bad: {reason}"):
-        vlmeval_run.report(args, "0", run, dict.fromkeys(args.data, both), 0.0)
+        vlmeval_run.report(tmp_path, names, dict.fromkeys(names, both), run, **more)
     assert not (tmp_path / "results.json").exists()
-    args.data = ["POPE"]
     with pytest.raises(UserError, match="incomplete: 2 of 3"):
-        vlmeval_run.report(args, "0", run, {"POPE": three}, 0.0)
+        vlmeval_run.report(tmp_path, ["POPE"], {"POPE": three}, run, **more)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError, run_cli
+from generation.drawing import Drawing
 from generation.generator import Generator, Job, jobs_for
 from generation.picture_folder import geneval, write_pictures
 from generation.prompt import prompt_ids
@@ -113,7 +114,8 @@ def test_names_of_the_package() -> None:
 
 def write(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> list[Path]:
     given: dict[str, Any] = {"seed": 3, "sampling": SAMPLING, "batch_size": 3, **changes}
-    return write_pictures(generator, prompts, given.pop("n", 2), out, **given)
+    n, more = given.pop("n", 2), {name: given.pop(name) for name in ("naming", "source") if name in given}
+    return write_pictures(generator, prompts, n, out, Drawing(**given), **more)
 
 
 def test_every_picture_tells_what_made_it(generator: Generator, tmp_path: Path) -> None:
