@@ -14,10 +14,13 @@ class UserError(Exception):
     """Something the user gave is wrong. The message is one line and names the file and the field."""
 
 
-def one_line(error: BaseException) -> str:
-    """What `error` says, on a single line, for use inside a `UserError`: of the system's errors the reason alone."""
-    said = error.strerror if isinstance(error, OSError) else None
-    return " ".join((said or str(error)).split()) or type(error).__name__
+def one_line(error: BaseException, where: object = "") -> str:
+    """What `error` says, on a single line, for use inside a `UserError`; names a file unless `where` has named it."""
+    said = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        told = error.filename is None or str(error.filename) in str(where)
+        said = error.strerror if told else f"{error.strerror}: {error.filename}"
+    return " ".join(said.split()) or type(error).__name__
 
 
 @contextmanager
@@ -32,7 +35,7 @@ def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except caught as error:
         if not isinstance(error, UserError):
-            raise UserError(f"{where}: {one_line(error)[:LONGEST]}") from error
+            raise UserError(f"{where}: {one_line(error, where)[:LONGEST]}") from error
         if UserError not in kinds:
             raise
         raise UserError(f"{where}: {error}") from error

@@ -47,7 +47,7 @@ def _reason(error: Exception) -> str | None:
         type(error) is Exception and "(os error " in str(error)
     )
     if from_rust or isinstance(error, OSError):
-        return one_line(error)
+        return getattr(error, "strerror", None) or one_line(error)  # the file it names is the partial
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     if any(frame.f_globals.get("__name__") == "torch.serialization" for frame in frames):
         return f"the disk may be full ({one_line(error)})"  # torch names the place in the file alone

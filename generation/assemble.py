@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from common import dist
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.language.causal_lm import build_causal_lm, load_causal_lm, load_text_tokenizer
 from common.models.strict_loading import check_architecture
 from common.models.vqrae import VQRAE
@@ -32,10 +32,8 @@ def assemble_vqrae(config: ModelConfig) -> VQRAE:
         UserError: absent, damaged, or of another architecture than the recipe states.
     """
     stated = config.tokenizer
-    try:
+    with refusing("model.tokenizer.source", UserError):
         vqrae, _ = load_vqrae(stated.source)
-    except UserError as error:
-        raise UserError(f"model.tokenizer.source: {error}") from error
     check_architecture(vqrae.config.encoder_config, stated.encoder, stated.source)
     sizes = {key: getattr(stated, key) for key in ("codebook_size", "codebook_dim", "output_patch_size")}
     check_architecture(vqrae.config, sizes, stated.source, "model.tokenizer.")
@@ -70,10 +68,8 @@ def assemble_generator(config: GenerationConfig) -> GeneratorFolder:
 
 def _former(config: GenerationConfig, source: str, vocabulary: VisualVocabulary) -> tuple[Any, Any]:
     """A trained generator to go on from. Resolution and room for text are the recipe's; ids and codes must agree."""
-    try:
+    with refusing("init_from", UserError):
         former = load_generator(source, torch.float32, config.model.attn_implementation)
-    except UserError as error:
-        raise UserError(f"init_from: {error}") from error
     vocabulary.check_vqrae(former.vocabulary.vqrae_sha256, f"init_from: {source}")
     if former.vocabulary.offset != vocabulary.offset:
         raise UserError(

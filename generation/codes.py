@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from common.data.strings import StringTable
-from common.errors import UserError, one_line, refusing
+from common.errors import UserError, refusing
 from common.files import whole_file
 
 MANIFEST = "codes.json"
@@ -61,15 +61,11 @@ class CodeFacts:
     @classmethod
     def from_json(cls, text: str, where: Path) -> CodeFacts:
         """Raises `UserError` if `text`, found at `where`, is something else."""
-        try:
+        with refusing(f"{where}: no extracted codes, or of another version"):
             fields = json.loads(text)
             if fields.pop("format") != FORMAT:
                 raise ValueError(f"format: expected {FORMAT}")
             return cls(**{**fields, "grid": tuple(fields["grid"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{where}: no extracted codes, or of another version: {one_line(error)}"
-            ) from error
 
     def check(self, expected: CodeFacts, where: Path, *fields: str) -> None:
         """Raises `UserError` naming the first of `fields` (default all) in which these facts, found at `where`, are

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.images import to_pil, to_uint8
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.models.vision_encoder import Grid
 from common.models.weight_files import state_sha256
 from generation.gumbel import picture_key
@@ -73,10 +73,8 @@ class Generator:
         """
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         parts = load_generator(source, dtype or (torch.float32 if place.type == "cpu" else "auto"))
-        try:
+        with refusing(f"{source}: config.json", ValueError):
             return cls(parts, place)
-        except ValueError as error:
-            raise UserError(f"{source}: config.json: {error}") from error
 
     def generate(
         self,

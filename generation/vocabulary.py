@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.models.vision_encoder import Grid
 from common.models.vqrae import VQRAE
 from generation.config import MARKS, NewEmbeddings
@@ -147,10 +147,8 @@ class VisualVocabulary:
         fields = getattr(config, CONFIG_KEY, None)
         if fields is None:
             raise UserError(f"{where}: config.json: no {CONFIG_KEY}: this model does not write pictures")
-        try:
+        with refusing(f"{where}: config.json: {CONFIG_KEY}", TypeError, KeyError, ValueError):
             vocabulary = cls(**{**fields, "grid": tuple(fields["grid"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{where}: config.json: {CONFIG_KEY}: {error}") from error
         if config.vocab_size != vocabulary.rows:
             raise UserError(
                 f"{where}: config.json: vocab_size: expected {vocabulary.rows} by {CONFIG_KEY}, found "

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from common import dist
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.models.encoder_loading import build_encoder, load_encoder
 from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import VisionEncoder
@@ -36,10 +36,8 @@ def assemble_model(config: TokenizerConfig) -> VQRAE:
 
 def _former_model(source: str, expected: ModelConfig) -> VQRAE:
     """The stage before; every field of the recipe's architecture must be the checkpoint's."""
-    try:
+    with refusing("init_from", UserError):
         model, _ = load_vqrae(source, expected.attn_implementation)
-    except UserError as error:
-        raise UserError(f"init_from: {error}") from error
     tower, stated = model.config.encoder_config, expected.encoder.architecture
     check_architecture(tower, stated, source, "model.encoder.architecture.")
     fields = ("codebook_size", "codebook_dim", "output_patch_size", "gradient")

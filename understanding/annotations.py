@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import UserError, one_line
+from common.errors import UserError, one_line, refusing
 from common.files import cache_file, whole_cache
 from understanding.conversation import BadSample, Conversation, Encoded, encode_all, read_conversation
 
@@ -48,10 +48,8 @@ class Annotations:
     ) -> None:
         self.path = path
         self._encoding = (text_tokenizer, image_tokens, max_length)
-        try:
+        with refusing(f"{path}: data.sources.annotations", OSError):
             status = Path(path).stat()
-        except OSError as error:
-            raise UserError(f"{path}: data.sources.annotations: {error.strerror}") from error
         self._changed = status.st_mtime_ns
         self._cache = cache_file(
             "conversations",

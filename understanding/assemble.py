@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaConfig, LlavaProcessor, PreTrainedTokenizerBase
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import VisionEncoder
 from common.models.weight_files import resolve_folder
@@ -50,10 +50,8 @@ def assemble_processor(config: UnderstandingConfig, tower: VisionEncoder) -> Lla
     field, source = "model.language_model.source", model.language_model.source
     if config.init_from is not None:
         field, source = "init_from", config.init_from
-    try:
+    with refusing(field, UserError):
         folder = resolve_folder(source)
-    except UserError as error:
-        raise UserError(f"{field}: {error}") from error
     text_tokenizer = load_text_tokenizer(str(folder), model.template, model.language_model.pad_token)
     return build_processor(tower, text_tokenizer, model.image_fit)
 

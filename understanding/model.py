@@ -13,7 +13,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
 from common.models.strict_loading import config_of
 from understanding.config import ModelConfig
 from understanding.tower import only_siglip
@@ -31,15 +31,9 @@ def skeleton(config: LlavaConfig, attn_implementation: str = "sdpa") -> LlavaFor
     Raises:
         UserError: the attention implementation cannot be had here.
     """
-    try:
-        with init_empty_weights(include_buffers=False):
-            llava = LlavaForConditionalGeneration._from_config(
-                config, attn_implementation=attn_implementation
-            )
-    except (ImportError, ValueError) as error:
-        raise UserError(
-            f"model.attn_implementation: {attn_implementation!r} cannot be used: {one_line(error)[:300]}"
-        ) from error
+    unusable = f"model.attn_implementation: {attn_implementation!r} cannot be used"
+    with refusing(unusable, ImportError, ValueError), init_empty_weights(include_buffers=False):
+        llava = LlavaForConditionalGeneration._from_config(config, attn_implementation=attn_implementation)
     llava.tie_weights()  # taking the memory away has untied them
     return llava
 

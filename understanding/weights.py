@@ -62,7 +62,7 @@ class Source:
                 f"{self.folder / 'config.json'}: model_type: {kind!r} is none that transformers knows"
             )
         self.is_llava = kind == LlavaConfig.model_type
-        with refusing(f"{self.folder / 'config.json'}"):
+        with refusing(self.folder / "config.json"):
             config = AutoConfig.from_pretrained(self.folder)
         self.text: PreTrainedConfig = config.text_config if self.is_llava else config
         check_language_model(self.text, name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +22,10 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from common.errors import UserError, one_line
+from common.errors import UserError, one_line, refusing
 
 # Configs, weights, and what a text tokenizer may consist of.
 DOWNLOADED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt", "vocab.txt")
@@ -131,7 +130,7 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
     Raises:
         UserError: it cannot be read as weights.
     """
-    try:
+    with refusing(f"{path}: cannot be read as weights"):
         if path.suffix == ".safetensors":
             handle = safe_open(path, framework="pt")
             for key in handle.keys():  # noqa: SIM118
@@ -143,15 +142,11 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
                 if not isinstance(tensor, Tensor):
                     continue
                 yield StoredTensor(key, path, tuple(tensor.shape), partial(state.__getitem__, key))
-    except (SafetensorError, RuntimeError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: cannot be read as weights: {one_line(error)}") from error
 
 
 def _indexed(index: Path) -> list[Path]:
-    try:
+    with refusing(f"{index}: no valid index of weights", OSError, ValueError, KeyError, AttributeError):
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index}: no valid index of weights: {one_line(error)}") from error
     for name in names:
         if not (index.parent / name).is_file():
             raise UserError(f"{index.parent / name}: absent, yet {index.name} names it")

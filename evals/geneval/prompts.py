@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import UserError, one_line
+from common.errors import UserError, refusing
 from common.files import write_text
 from evals.geneval.rules import Metadata, judge
 
@@ -56,10 +56,8 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises:
         UserError: it cannot be read, is empty, or has a line that no rule of GenEval covers.
     """
-    try:
+    with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
     if not lines:
         raise UserError(f"{path}: no prompts")
     return [
@@ -121,18 +119,14 @@ def sha256_of(prompts: Sequence[Prompt]) -> str:
 
 
 def _read_metadata(path: Path) -> Metadata:
-    try:
+    with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError):
         return _metadata(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
 def _metadata(line: str, where: str) -> Metadata:
-    try:
+    with refusing(f"{where}: no GenEval metadata", ValueError, KeyError, TypeError, AttributeError):
         metadata = json.loads(line)
         if not isinstance(metadata["prompt"], str) or not metadata["prompt"]:
             raise ValueError("prompt: expected a text")
         judge(metadata, [])  # refuses what no rule covers
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: no GenEval metadata: {one_line(error)}") from error
     return metadata

@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, run_cli
+from common.errors import UserError, refusing, run_cli
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,10 +50,8 @@ def drawn(demo: Path) -> Image:
 
     rows: dict[str, tuple[str, list[Image.Image]]] = {}
     path = demo / "geneval" / "verdicts.jsonl"
-    try:
+    with refusing(f"{path}: no pictures were judged there", OSError):
         verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"{path}: no pictures were judged there: {error.strerror}") from error
     for verdict in verdicts:
         prompt, pictures = rows.setdefault(verdict["tag"], (verdict["prompt"], []))
         if prompt == verdict["prompt"] and len(pictures) < COLUMNS:

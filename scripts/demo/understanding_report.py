@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.data.images import open_image
-from common.errors import UserError, run_cli
+from common.errors import refusing, run_cli
 from common.sheets import Answer, answer_sheet
 from scripts.demo.summary import merge
 from understanding.chat import ChatModel, load
@@ -55,10 +55,8 @@ def read_turns(world: Path) -> tuple[list[Image.Image], list[Turn]]:
         UserError: the folder holds no world.
     """
     path = world / "val_questions.json"
-    try:
+    with refusing(f"{path}: expected a world written by make_world.py", OSError, ValueError):
         talks = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: expected a world written by make_world.py ({error})") from error
     turns = []
     for number, talk in enumerate(talks):
         messages: list[dict[str, str]] = []

@@ -16,15 +16,18 @@ def refused(error: Exception, *kinds: type[Exception]) -> str:
 def test_an_error_on_one_line() -> None:
     assert one_line(ValueError("no  number:\n  'x'")) == "no number: 'x'"
     assert one_line(KeyError()) == "KeyError"
-    assert one_line(FileNotFoundError(2, "No such file or directory", "a/b")) == "No such file or directory"
+    absent = FileNotFoundError(2, "No such file or directory", "a/b")
+    assert one_line(absent) == "No such file or directory: a/b"
+    assert one_line(absent, "a/b: cannot be read") == "No such file or directory"
     assert one_line(OSError("damaged")) == "damaged"
 
 
 def test_what_is_refused_says_where() -> None:
     assert refused(ValueError("no\nnumber"), OSError, ValueError) == "a.json: expected a record: no number"
-    assert refused(PermissionError(13, "Permission denied", "a"), OSError).endswith(
+    assert refused(PermissionError(13, "Permission denied", "a.json"), OSError).endswith(
         "record: Permission denied"
     )
+    assert refused(PermissionError(13, "Permission denied", "b"), OSError).endswith(": Permission denied: b")
     assert refused(KeyError("model_type")) == "a.json: expected a record: 'model_type'"
     said = refused(ValueError("long " * 1000), ValueError)
     assert len(said) == len("a.json: expected a record: ") + LONGEST
