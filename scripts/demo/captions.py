@@ -1,8 +1,8 @@
 """Captions in GenEval's own phrasing, with GenEval's metadata, for the scenes of the miniature world.
 
 What is notable here: a caption and its metadata are made together, `holds` judges the metadata by GenEval's
-rules on the ground truth, and a stratified share of all possible prompts is held out: no training caption
-repeats one of them. Rules: djghosh13/geneval, `evaluation/evaluate_images.py`.
+rules (evals/geneval/rules.py) on the ground truth, and a stratified share of all possible prompts is held out: no
+training caption repeats one of them.
 """
 
 from __future__ import annotations
@@ -11,19 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 
 from evals.detectors.world_shapes import COLORS, SHAPES
+from evals.geneval.rules import RELATIONS, TAGS, Metadata, relations
 from scripts.demo.scenes import SPLITS, Scene, Thing
 
-Metadata = dict[str, Any]
-Box = tuple[float, float, float, float]
-
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
-RELATIONS = ("left of", "right of", "above", "below")
 
 # Prompts held out in each group. Groups spread them evenly over numbers, relations and first shapes.
 HELD_OUT_PER_GROUP = {
@@ -43,21 +38,6 @@ def a(noun: str) -> str:
 
 def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
-
-
-def relations(first: Box, second: Box) -> set[str]:
-    """GenEval's spatial relations of `first` to `second`, boxes (x0, y0, x1, y1): at most two, perhaps none."""
-    box_a, box_b = np.asarray(first, float), np.asarray(second, float)
-    offset = (box_a[:2] + box_a[2:] - box_b[:2] - box_b[2:]) / 2
-    extent = np.abs(box_a[2:] - box_a[:2]) + np.abs(box_b[2:] - box_b[:2])
-    moved = np.maximum(np.abs(offset) - 0.1 * extent, 0) * np.sign(offset)
-    if np.all(np.abs(moved) < 1e-3):
-        return set()
-    dx, dy = moved / np.linalg.norm(offset)
-    verdicts = zip(
-        ("left of", "right of", "above", "below"), (dx < -0.5, dx > 0.5, dy < -0.5, dy > 0.5), strict=True
-    )
-    return {relation for relation, true in verdicts if true}
 
 
 def single_object(shape: str) -> Metadata:
@@ -93,9 +73,7 @@ def color_attr(first: tuple[str, str], second: tuple[str, str]) -> Metadata:
     return _metadata("color_attr", include, text)
 
 
-def _metadata(
-    tag: str, include: list[Metadata], text: str, exclude: list[Metadata] | None = None
-) -> Metadata:
+def _metadata(tag: str, include: Sequence[Metadata], text: str, exclude: Sequence[Metadata] = ()) -> Metadata:
     extra = {"exclude": exclude} if exclude else {}
     return {"tag": tag, "include": include, **extra, "prompt": f"a photo of {text}"}
 

@@ -19,7 +19,7 @@ make that enough for features in which a language model finds what stands where,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,7 @@ from scripts.demo.contrastive_views import (
     tokenize,
     window_batches,
 )
+from scripts.demo.learning import learn
 from scripts.demo.world import World
 
 if TYPE_CHECKING:
@@ -183,33 +184,16 @@ def train(
     others = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-    losses: list[float] = []
-
-    def learn(batches: Iterator[Views], count: int) -> None:
-        for step in range(count):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                loss = loss_of(model, head, next(batches))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * _rate(step, count)
-            optimizer.step()
-            losses.append(loss.item())
-            progress.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
-            progress.update()
-
     model.train()
+    losses: list[float] = []
     with tqdm(total=sum(steps), desc="contrastive pretraining", unit="step") as progress:
-        learn(window_batches(world, BATCH, rng), steps[0])
-        learn(picture_batches(world, BATCH, rng), steps[1])
+        for batches, count in zip(
+            (window_batches(world, BATCH, rng), picture_batches(world, BATCH, rng)), steps, strict=True
+        ):
+            next_loss = partial(lambda views: loss_of(model, head, next(views)), batches)
+            losses += learn(model, optimizer, next_loss, count, rate=lr, bf16=bf16, progress=progress)
     model.eval()
     return float(np.mean(losses[-20:])) if losses else math.nan
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the full rate: 20 steps of warm-up, then a cosine to zero."""
-    return min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 @torch.inference_mode()

@@ -8,8 +8,6 @@ Reads the `results.json` files that the evaluations have written; draws only to 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -17,32 +15,23 @@ from typing import Any
 
 from PIL import Image
 
-from common.errors import refusing, run_cli
+from common.errors import run_cli
 from common.sheets import contact_sheet
 from evals.geneval.prompts import described_prompts
 from evals.geneval.rules import TAGS
+from evals.results import read
 from generation.generator import Generator
 from generation.sampling import Sampling
+from scripts.demo.command import demo_parser
 from scripts.demo.summary import merge
 
 TIMED = 64  # pictures
 SHOWN_PROMPTS, SHOWN_PICTURES = 3, 8  # of each tag
 
 
-def read_scores(folder: Path) -> dict[str, float]:
-    """Of an evaluation in this folder.
-
-    Raises:
-        UserError: it has left no results.
-    """
-    path = folder / "results.json"
-    with refusing(f"{path}: expected the results of an evaluation", OSError, ValueError, KeyError):
-        return dict(json.loads(path.read_text(encoding="utf-8"))["scores"])
-
-
 def geneval(folder: Path) -> dict[str, float]:
     """Overall, and each tag."""
-    scores = read_scores(folder)
+    scores = read(folder)["scores"]
     return {name: scores[name] for name in ("overall", *TAGS)}
 
 
@@ -70,11 +59,7 @@ def sheet(pictures: Path) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    demo = parser.parse_args().demo
+    demo: Path = demo_parser(__doc__).parse_args().demo
     section: dict[str, Any] = {
         "geneval": geneval(demo / "geneval"),
         "geneval_no_cfg": geneval(demo / "geneval_no_cfg"),
@@ -82,9 +67,9 @@ def main() -> None:
         "images_per_second": images_per_second(demo / "generator" / "model", Sampling(cfg_scale=3.0)),
     }
     merge(demo / "summary.json", "generation", section)
-    evaluations: dict[str, Any] = {"reconstruction": read_scores(demo / "reconstruction")}
+    evaluations: dict[str, Any] = {"reconstruction": read(demo / "reconstruction")["scores"]}
     if (demo / "lmms_eval").is_dir():
-        evaluations["lmms_eval"] = read_scores(demo / "lmms_eval")
+        evaluations["lmms_eval"] = read(demo / "lmms_eval")["scores"]
     merge(demo / "summary.json", "evaluations", evaluations)
     sheet(demo / "geneval" / "pictures").save(demo / "generated.png")
     print(f"pictures: {demo / 'generated.png'}, each with its verdict: {demo / 'geneval' / 'page.html'}")

@@ -8,9 +8,6 @@ downloaded Qwen. Its shape is the one that understanding's recipe states.
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.config import load_config
-from common.errors import UserError, refusing, run_cli
-from scripts.demo.pretrain_encoder import has_bfloat16
-from scripts.demo.text_tokenizer import learn
+from common.errors import UserError, run_cli
+from scripts.demo.command import world_parser
+from scripts.demo.learning import has_bfloat16, learn
+from scripts.demo.text_tokenizer import learn_tokens
+from scripts.demo.world import read_records
 
 RECIPE = Path(__file__).parents[2] / "understanding" / "recipes" / "demo_pretrain.yaml"
 CONTROLS = ("<|im_start|>", "<|im_end|>")  # of ChatML
@@ -39,12 +38,9 @@ def read_texts(world: Path) -> tuple[list[str], list[str]]:
     Raises:
         UserError: the folder holds no world.
     """
-    with refusing(f"{world}: expected a world written by make_world.py", OSError, ValueError, KeyError):
-        lines = (world / "captions.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        talks = json.loads((world / "questions.json").read_text(encoding="utf-8"))
-        captions = [record[key] for record in records for key in ("caption", "description")]
-        return captions, [turn["value"] for talk in talks for turn in talk["conversations"]]
+    records, talks = read_records(world / "captions.jsonl"), read_records(world / "questions.json")
+    captions = [record[key] for record in records for key in ("caption", "description")]
+    return captions, [turn["value"] for talk in talks for turn in talk["conversations"]]
 
 
 def batches(texts: list[list[int]], rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -62,31 +58,20 @@ def batches(texts: list[list[int]], rng: np.random.Generator) -> Iterator[tuple[
 def train(model: Any, texts: list[list[int]], steps: int, seed: int) -> float:
     """AdamW with a short warm-up and a cosine to zero; the mean loss of the last 20 steps, in nats a token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    losses = []
     stream = batches(texts, np.random.default_rng(seed))
+
+    def next_loss() -> Tensor:
+        ids, labels = next(stream)
+        return model(input_ids=ids, labels=labels).loss  # causal: what pads is never seen
+
     with tqdm(total=steps, desc="language model", unit="step") as progress:
-        for step in range(steps):
-            ids, labels = next(stream)
-            with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
-                loss = model(input_ids=ids, labels=labels).loss  # causal: what pads is never seen
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-            optimizer.step()
-            losses.append(loss.item())
-            progress.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
-            progress.update()
+        bf16 = has_bfloat16()
+        losses = learn(model, optimizer, next_loss, steps, rate=RATE, bf16=bf16, progress=progress)
     return float(np.mean(losses[-20:]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the language model")
+    parser = world_parser(__doc__, "folder for the language model")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="states its shape (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
@@ -98,7 +83,7 @@ def main() -> None:
     from understanding.config import UnderstandingConfig
 
     stated = dict(load_config(UnderstandingConfig, options.recipe).model.language_model.architecture)
-    text_tokenizer = learn([*captions, *talk, *ROLES], None, CONTROLS)  # a word is a token
+    text_tokenizer = learn_tokens([*captions, *talk, *ROLES], None, CONTROLS)  # a word is a token
     if len(text_tokenizer) > int(stated["vocab_size"]):
         raise UserError(
             f"{options.recipe}: model.language_model.architecture.vocab_size: expected at least {len(text_tokenizer)}"

@@ -16,7 +16,6 @@ world.json               how it was made
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tarfile
@@ -30,9 +29,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from common.command import described_parser
 from common.errors import UserError, run_cli
 from common.sheets import captioned_sheet
-from scripts.demo.captions import Metadata, captions, choose_caption, describe, held_out
+from evals.geneval.rules import Metadata
+from scripts.demo.captions import captions, choose_caption, describe, held_out
 from scripts.demo.questions import conversations
 from scripts.demo.scenes import SPLITS, Scene, make_scene, render
 
@@ -137,9 +138,7 @@ def write_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
     parser.add_argument("--scenes", type=int, default=30_000, help="training scenes (default 30000)")
     parser.add_argument(

@@ -9,7 +9,6 @@ that find their own description among all, and what a linear probe reads from it
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -19,8 +18,10 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, run_cli
+from scripts.demo.command import world_parser
 from scripts.demo.contrastive import build_model, retrieval_accuracy, train
 from scripts.demo.contrastive_views import GRID
+from scripts.demo.learning import has_bfloat16
 from scripts.demo.probe import encode, fit_probe
 from scripts.demo.world import read_world
 
@@ -52,11 +53,7 @@ def save_vision_part(model: SiglipModel, folder: Path, image_size: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the encoder")
+    parser = world_parser(__doc__, "folder for the encoder")
     parser.add_argument(
         "--window-steps", type=int, default=1400, help="steps on single objects (default 1400)"
     )
@@ -104,12 +101,6 @@ def main() -> None:
         f"encoder: {retrieval:.1%} of {len(held_out.scenes)} held-out pictures find their description; linear probe: "
         f"shape {accuracy['shape']:.1%}, color {accuracy['color']:.1%}; {seconds:.0f} s"
     )
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; emulated, they are slower than float32."""
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 if __name__ == "__main__":

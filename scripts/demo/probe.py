@@ -9,7 +9,6 @@ keeps up, the second encoder still speaks the first one's language.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from common.command import described_parser
 from common.errors import run_cli
 from evals.detectors.world_shapes import COLORS, SHAPES
 from scripts.demo.scenes import Scene
@@ -124,9 +124,7 @@ def load_features(folder: Path) -> Callable[[Tensor], Tensor]:
 def main() -> None:
     from scripts.demo.world import read_world
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described_parser(__doc__)
     parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
     parser.add_argument(
         "--encoder", type=Path, required=True, help="folder of the encoder to fit the probe on"

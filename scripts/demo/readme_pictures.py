@@ -9,13 +9,13 @@ held-out scenes, with the model's answers).
 
 from __future__ import annotations
 
-import argparse
 import json
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, refusing, run_cli
+from scripts.demo.command import demo_parser
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,10 +99,7 @@ def compressed(picture: Image) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    parser = demo_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     options = parser.parse_args()
     for make in (reconstructions, drawn, answers):

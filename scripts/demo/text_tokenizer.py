@@ -7,12 +7,12 @@ Any text has ids, since every byte is a token; the words of the captions are nea
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, refusing, run_cli
+from common.errors import UserError, run_cli
+from scripts.demo.command import world_parser
+from scripts.demo.world import read_records
 
 VOCABULARY = 360
 """Tokens: 256 bytes, the end of text, and 103 merges, which make nearly every word of the captions one token."""
@@ -21,21 +21,14 @@ ANY = 1 << 20  # more tokens than the words of any world need
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--world", type=Path, required=True, help="what make_world.py wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the text tokenizer")
-    arguments = parser.parse_args()
-    path = arguments.world / "captions.jsonl"
-    with refusing(f"{path}: cannot be read", OSError):
-        captions = [json.loads(line)["caption"] for line in path.read_text(encoding="utf-8").splitlines()]
-    text_tokenizer = learn(captions)
+    arguments = world_parser(__doc__, "folder of the text tokenizer").parse_args()
+    captions = [record["caption"] for record in read_records(arguments.world / "captions.jsonl")]
+    text_tokenizer = learn_tokens(captions)
     text_tokenizer.save_pretrained(arguments.out)
     print(f"{arguments.out}: {len(text_tokenizer)} tokens")
 
 
-def learn(captions: list[str], size: int | None = VOCABULARY, controls: tuple[str, ...] = ()) -> Any:
+def learn_tokens(captions: list[str], size: int | None = VOCABULARY, controls: tuple[str, ...] = ()) -> Any:
     """A `Qwen2Tokenizer` (Qwen3's class) of exactly `size` tokens, and the `controls` of a chat template behind them.
 
     With `size` None, every word is one token.

@@ -10,7 +10,6 @@ summary.json and reconstructions.png (original, stage 1, stage 2).
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import load_vqrae
 from common.sheets import contact_sheet
+from scripts.demo.command import demo_parser
 from scripts.demo.detected import detected_share
 from scripts.demo.probe import encode, fit_probe
 from scripts.demo.summary import merge
@@ -46,11 +46,7 @@ def measure(model: VQRAE, world: World) -> tuple[dict[str, float], Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    demo = parser.parse_args().demo
+    demo: Path = demo_parser(__doc__).parse_args().demo
     train, held_out = (read_world(demo / "world", split) for split in ("train", "val"))
 
     models, scores, pictures = {}, {}, {"original": to_float(held_out.images[:SHOWN])}

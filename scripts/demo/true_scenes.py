@@ -8,7 +8,6 @@ pictures that pass through the same codes.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from common.data.images import to_float, to_pil, to_uint8
@@ -16,6 +15,7 @@ from common.errors import run_cli
 from common.models.vqrae_loading import load_vqrae
 from evals.geneval.prompts import Prompt, write_metadata
 from scripts.demo.captions import captions
+from scripts.demo.command import demo_parser
 from scripts.demo.world import read_world
 from tokenizer.inference import reconstruct
 
@@ -23,11 +23,7 @@ SCENES = 300
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    demo = parser.parse_args().demo
+    demo: Path = demo_parser(__doc__).parse_args().demo
     world = read_world(demo / "world", "val")
     model = load_vqrae(str(demo / "tokenizer_stage2" / "model"))[0].eval()
     rebuilt = to_uint8(reconstruct(model, to_float(world.images[:SCENES]))[0])

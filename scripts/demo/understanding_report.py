@@ -10,8 +10,6 @@ answer to each kind of question would reach. Writes the section `understanding` 
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +20,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.data.images import open_image
-from common.errors import refusing, run_cli
+from common.errors import run_cli
 from common.sheets import Answer, answer_sheet
+from scripts.demo.command import demo_parser
 from scripts.demo.summary import merge
+from scripts.demo.world import read_records
 from understanding.chat import ChatModel, load
 from understanding.templates import IMAGE_TOKEN
 
@@ -54,9 +54,7 @@ def read_turns(world: Path) -> tuple[list[Image.Image], list[Turn]]:
     Raises:
         UserError: the folder holds no world.
     """
-    path = world / "val_questions.json"
-    with refusing(f"{path}: expected a world written by make_world.py", OSError, ValueError):
-        talks = json.loads(path.read_text(encoding="utf-8"))
+    talks = read_records(world / "val_questions.json")
     turns = []
     for number, talk in enumerate(talks):
         messages: list[dict[str, str]] = []
@@ -107,11 +105,7 @@ def answered(pictures: Sequence[Image.Image], turns: Sequence[Turn], given: Sequ
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    demo = parser.parse_args().demo
+    demo: Path = demo_parser(__doc__).parse_args().demo
     pictures, turns = read_turns(demo / "world")
     guessed, guessed_by_type = chance(turns)
     section: dict[str, Any] = {"questions": len(turns), "chance": guessed, "chance_by_type": guessed_by_type}

@@ -43,7 +43,7 @@ def test_the_report_reads_overall_and_every_tag(tmp_path: Path) -> None:
 
 def test_the_report_names_absent_results(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"results\.json: expected the results of an evaluation"):
-        generation_report.read_scores(tmp_path)
+        generation_report.geneval(tmp_path)
 
 
 def test_the_sheet_has_prompts_of_every_tag(tmp_path: Path) -> None:

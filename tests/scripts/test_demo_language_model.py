@@ -14,7 +14,7 @@ from evals.detectors.world_shapes import COLORS, SHAPES
 from scripts.demo import language_model
 from scripts.demo import understanding_report as report
 from scripts.demo.captions import NUMBERS
-from scripts.demo.text_tokenizer import learn
+from scripts.demo.text_tokenizer import learn_tokens
 
 
 def test_it_writes_a_plain_folder(
@@ -33,7 +33,7 @@ def test_it_writes_a_plain_folder(
 
 def test_answers_and_roles_are_single_tokens() -> None:
     words = [*COLORS, *SHAPES, *map(str, NUMBERS), "yes", "no"]
-    text_tokenizer = learn([*words, *language_model.ROLES], None, language_model.CONTROLS)
+    text_tokenizer = learn_tokens([*words, *language_model.ROLES], None, language_model.CONTROLS)
     for word in [*words, "user", "assistant"]:
         assert len(text_tokenizer.tokenize(word)) == 1, word
 

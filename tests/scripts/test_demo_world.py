@@ -15,8 +15,9 @@ import pytest
 
 from common.errors import UserError
 from evals.detectors import world_shapes
+from evals.geneval.rules import relations
 from scripts.demo import make_world, questions, scenes, world
-from scripts.demo.captions import all_prompts, captions, held_out, holds, position, relations
+from scripts.demo.captions import all_prompts, captions, held_out, holds, position
 
 SEED = 7  # that of `many_scenes` and `world_folder` too
 
