@@ -1,0 +1,1 @@
+"""What `python benchmarks/gpu.py` runs, one process a part."""
