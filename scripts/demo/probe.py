@@ -1,25 +1,18 @@
 """A linear probe for shape and colour: what can be read, linearly, from an encoder's features at each object.
 
-    python -m scripts.demo.probe --world runs/demo/world --encoder runs/demo/encoder --apply runs/demo/stage2
-
-fits two logistic regressions on the training images' features of `--encoder`, then measures them, unchanged, on
-the validation images: once with the same encoder, once with each folder of `--apply`. If the second accuracy
-keeps up, the second encoder still speaks the first one's language.
+Two logistic regressions are fitted on one encoder's features and applied, unchanged, to another's. If the second
+accuracy keeps up, the second encoder still speaks the first one's language.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from common.command import described_parser
-from common.errors import run_cli
 from evals.detectors.world_shapes import COLORS, SHAPES
 from scripts.demo.scenes import Scene
 
@@ -112,41 +105,3 @@ def _logistic_regression(inputs: Tensor, target: Tensor, classes: int) -> tuple[
 def encode(encoder: Callable[[Tensor], Tensor], images: Tensor, batch: int = 250) -> Tensor:
     """Features (B, N, D) of uint8 images (B, 3, S, S); `encoder` takes pixels in [0, 1]."""
     return torch.cat([encoder(part.float() / 255) for part in images.split(batch)])
-
-
-def load_features(folder: Path) -> Callable[[Tensor], Tensor]:
-    """The encoder in a VQRAE checkpoint or in a plain vision model's folder: pixels in [0, 1] -> (B, N, D)."""
-    from common.models.vqrae_loading import load_tower
-
-    return load_tower(str(folder)).eval()
-
-
-def main() -> None:
-    from scripts.demo.world import read_world
-
-    parser = described_parser(__doc__)
-    parser.add_argument("--world", type=Path, required=True, help="folder written by make_world.py")
-    parser.add_argument(
-        "--encoder", type=Path, required=True, help="folder of the encoder to fit the probe on"
-    )
-    parser.add_argument("--apply", type=Path, nargs="*", default=[], help="folders to apply it to, unchanged")
-    parser.add_argument("--fit", type=int, default=2000, help="training images to fit on (default 2000)")
-    parser.add_argument("--out", type=Path, help="JSON file to write the accuracies to")
-    options = parser.parse_args()
-    training, validation = (read_world(options.world, split) for split in ("train", "val"))
-    encoder = load_features(options.encoder)
-    probe = fit_probe(encode(encoder, training.images[: options.fit]), training.scenes[: options.fit])
-    result = {}
-    for folder in (options.encoder, *options.apply):
-        encoder = load_features(folder)
-        result[str(folder)] = probe.accuracy(encode(encoder, validation.images), validation.scenes)
-        print(
-            f"probe {folder}: "
-            + ", ".join(f"{name} {value:.1%}" for name, value in result[str(folder)].items())
-        )
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    run_cli(main)
