@@ -14,15 +14,16 @@ from common.errors import UserError
 from common.operator_locks import warn_of_left_locks
 
 
-def join(device: torch.device) -> None:
-    """Join the group that a launcher announces in the environment, if any: for evaluations, without DeepSpeed."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
-        atexit.register(_leave)
-        torch_dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-
-
 def start_process(requested: str) -> torch.device:
-    """This process' device; joins the group that `torchrun` announces in the environment, if any."""
+    """For what only reads models, without DeepSpeed: joins the process group that `torchrun` announces in the
+    environment, if any. Returns this process's device.
+
+    Args:
+        requested: `auto`, or a device's name, such as `cpu` or `cuda:1`.
+
+    Raises:
+        UserError: there is no such device.
+    """
     name = requested if requested != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -33,14 +34,19 @@ def start_process(requested: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
-    join(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
+        atexit.register(_leave)
+        torch_dist.init_process_group(_backend(device))
     return device
 
 
 def start() -> torch.device:
-    """Join the launcher's process group, or make a world of one. Returns this process's device.
+    """For trainers: joins the launcher's process group, or makes a world of one. Returns this process's device.
 
     `deepspeed` and `torchrun` set the environment; plain `python` gets a world of one on a free port.
+
+    Raises:
+        UserError: there are more processes than GPUs.
     """
     import deepspeed
 
@@ -63,8 +69,12 @@ def start() -> torch.device:
         atexit.register(_leave)
         if local_rank == 0:
             warn_of_left_locks()
-        deepspeed.init_distributed("nccl" if cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
     return device
+
+
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def _leave() -> None:

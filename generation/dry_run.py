@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from common.training.command import planned_ranks
-from common.training.memory import zero_bytes
-from generation.assemble import generator_on_meta
+from common.training.plan import batch_line, memory_lines, planned_ranks
 from generation.config import MARKS, GenerationConfig
 
 
@@ -14,9 +12,10 @@ def plan(config: GenerationConfig, gpus: int | None = None) -> str:
     Raises:
         UserError: the global batch does not divide over the ranks.
     """
+    from generation.assemble import generator_on_meta
+
     gpus = planned_ranks(gpus)
-    batch, engine, tokenizer = config.batch, config.engine, config.model.tokenizer
-    accumulation = batch.accumulation(gpus)
+    batch, tokenizer = config.batch, config.model.tokenizer
     language_model, vqrae = generator_on_meta(config.model)
     trained = sum(p.numel() for p in language_model.parameters())
     frozen = sum(p.numel() for p in vqrae.parameters())
@@ -31,7 +30,7 @@ def plan(config: GenerationConfig, gpus: int | None = None) -> str:
     origin = f"extracted codes in {config.data.codes}" if config.data.codes else "encoded while training"
     fixed = 4 * (frozen + tokenizer.codebook_size * tokenizer.codebook_dim)
     lines = [
-        f"global batch     {batch.global_size} = {batch.micro_size} micro x {accumulation} accumulation x {gpus} ranks",
+        batch_line(batch, gpus),
         f"steps            {config.steps:,} ({images:,} images, {images * config.image_tokens:,} image tokens; "
         f"{config.optimizer.warmup_steps:,} of warm-up)",
         f"image            {config.data.image_size} px, {config.grid[0]} x {config.grid[1]} = {config.image_tokens} "
@@ -43,9 +42,6 @@ def plan(config: GenerationConfig, gpus: int | None = None) -> str:
         f"frozen           {frozen / 1e6:,.1f} M parameters of the VQRAE",
         f"logits           {logits / 2**30:.2f} GiB of float32 for a micro-batch",
         "memory per GPU   weights, gradients, optimizer and VQRAE, without activations and logits:",
+        *memory_lines(config.engine, gpus, trained=trained, beside=fixed),
     ]
-    for stage in (0, 1, 2):
-        mark = "  <- this recipe" if stage == engine.zero_stage else ""
-        there = zero_bytes(trained, 0, stage, gpus, engine.precision) + fixed
-        lines.append(f"  ZeRO-{stage}         {there / 2**30:6.1f} GiB{mark}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments
+from common.training.command import parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from generation.config import GenerationConfig
@@ -23,18 +23,10 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "qwen3_0_6b.yaml"
 def main() -> None:
     arguments = parse_arguments(__doc__ or "", DEFAULT_RECIPE)
 
-    from common.config import dump_config, load_config
     from generation.config import GenerationConfig
+    from generation.dry_run import plan
 
-    config = load_config(GenerationConfig, arguments.config, arguments.overrides)
-    if arguments.print_config:
-        print(dump_config(config), end="")
-    elif arguments.dry_run:
-        from generation.dry_run import plan
-
-        print(plan(config, arguments.gpus))
-    else:
-        train(config)
+    run_trainer(arguments, GenerationConfig, plan, train)
 
 
 def train(config: GenerationConfig) -> None:

@@ -233,6 +233,15 @@ def test_help_loads_no_model_library() -> None:
         }
 
 
+def test_printing_a_recipe_loads_no_model_library() -> None:
+    code = "import sys; sys.argv = ['x', '--print-config']\n"
+    code += "".join(f"from {job}.train import main; main()\n" for job in JOBS)
+    code += "print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert done.returncode == 0 and not loaded & {"transformers", "deepspeed", "datasets", "timm"}
+
+
 def test_the_repository_names_no_machine() -> None:
     """No absolute paths of a machine, no addresses of package hosts."""
     pattern = re.compile(r"(^|[^\w.])/(home|root|work|Users)/\w|pypi\.org|files\.pythonhosted")

@@ -28,8 +28,7 @@ def assemble_model(config: TokenizerConfig) -> VQRAE:
         UserError: encoder or checkpoint are absent, or of another architecture than the recipe states.
     """
     model = _former_model(config.init_from, config.model) if config.init_from else _fresh_model(config.model)
-    model.encoder.requires_grad_(not config.model.freeze_encoder)
-    model.encoder.freeze_unread()
+    _freeze(model, config.model)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -109,6 +108,13 @@ def _fresh_model(config: ModelConfig) -> VQRAE:
 
 
 def model_on_meta(config: ModelConfig) -> VQRAE:
-    """The recipe's model without weights, to be counted."""
+    """The recipe's model without weights, to be counted; frozen where a run's is."""
     sizes = (config.codebook_size, config.codebook_dim, config.output_patch_size)
-    return vqrae_on_meta(config.encoder.architecture, *sizes)
+    model = vqrae_on_meta(config.encoder.architecture, *sizes)
+    _freeze(model, config)
+    return model
+
+
+def _freeze(model: VQRAE, config: ModelConfig) -> None:
+    model.encoder.requires_grad_(not config.freeze_encoder)
+    model.encoder.freeze_unread()

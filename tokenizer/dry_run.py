@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from common.training.command import planned_ranks
-from common.training.memory import zero_bytes
-from tokenizer.assemble import assemble_discriminator, model_on_meta
+from common.training.plan import batch_line, memory_lines, planned_ranks
 from tokenizer.config import TokenizerConfig
 
 
@@ -14,12 +12,11 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     Raises:
         UserError: the global batch does not divide over the ranks.
     """
+    from tokenizer.assemble import assemble_discriminator, model_on_meta
+
     gpus = planned_ranks(gpus)
     batch = config.batch
-    accumulation = batch.accumulation(gpus)
     model = model_on_meta(config.model)
-    model.encoder.requires_grad_(not config.model.freeze_encoder)
-    model.encoder.freeze_unread()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     critic = assemble_discriminator(config)
@@ -30,7 +27,7 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
     average = 4 * trained / gpus if config.ema else 0.0
     still = frozen + teacher + model.quantizer.codebook.numel()
     lines = [
-        f"global batch     {batch.global_size} = {batch.micro_size} micro x {accumulation} accumulation x {gpus} ranks",
+        batch_line(batch, gpus),
         f"steps            {config.steps:,} ({images:,} images, {images * tokens:,} tokens)",
         f"image            {config.data.image_size} px out, {model.encoder.image_size} px into the encoder, "
         f"{model.config.grid[0]} x {model.config.grid[1]} tokens",
@@ -38,9 +35,6 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
         f"trained          {trained / 1e6:,.1f} M parameters, discriminator {critic_size / 1e6:,.1f} M",
         f"frozen           {frozen / 1e6:,.1f} M parameters, teacher {teacher / 1e6:,.1f} M",
         "memory per GPU   weights, gradients, optimizer and averages, without activations and perceptual networks:",
+        *memory_lines(config.engine, gpus, trained=trained + critic_size, frozen=still, beside=average),
     ]
-    for stage in (0, 1, 2):
-        mark = "  <- this recipe" if stage == config.engine.zero_stage else ""
-        there = zero_bytes(trained + critic_size, still, stage, gpus, config.engine.precision) + average
-        lines.append(f"  ZeRO-{stage}         {there / 2**30:6.1f} GiB{mark}")
     return "\n".join(lines)

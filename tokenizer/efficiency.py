@@ -55,8 +55,6 @@ def image_flops(config: TokenizerConfig, perceptual: nn.Module | None) -> ImageF
     """What a run of this recipe computes for each image. Draws no random number, and leaves `perceptual`, which may be
     on any device, as it is."""
     model = model_on_meta(config.model)
-    model.encoder.requires_grad_(not config.model.freeze_encoder)
-    model.encoder.freeze_unread()
     with torch.device("meta"):
         critic = assemble_discriminator(config)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments
+from common.training.command import parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from tokenizer.config import TokenizerConfig
@@ -24,18 +24,10 @@ DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "siglip2_so400m_256_stage1.
 def main() -> None:
     arguments = parse_arguments(__doc__ or "", DEFAULT_RECIPE)
 
-    from common.config import dump_config, load_config
     from tokenizer.config import TokenizerConfig
+    from tokenizer.dry_run import plan
 
-    config = load_config(TokenizerConfig, arguments.config, arguments.overrides)
-    if arguments.print_config:
-        print(dump_config(config), end="")
-    elif arguments.dry_run:
-        from tokenizer.dry_run import plan
-
-        print(plan(config, arguments.gpus))
-    else:
-        train(config)
+    run_trainer(arguments, TokenizerConfig, plan, train)
 
 
 def train(config: TokenizerConfig) -> None:

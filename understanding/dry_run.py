@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from common.training.command import planned_ranks
-from common.training.memory import zero_bytes
+from common.training.plan import batch_line, memory_lines, planned_ranks
 from understanding.config import UnderstandingConfig
-from understanding.sizes import count_parameters
 
 
 def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
@@ -14,9 +12,10 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
     Raises:
         UserError: the global batch does not divide over the ranks.
     """
+    from understanding.sizes import count_parameters
+
     gpus = planned_ranks(gpus)
-    batch, model, engine = config.batch, config.model, config.engine
-    accumulation = batch.accumulation(gpus)
+    model, engine = config.model, config.engine
     counts = count_parameters(model)
     parts = [counts.projector, counts.language_model + counts.adapters]
     trained = counts.projector if "projector" in model.train else 0
@@ -25,7 +24,7 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
     frozen = sum(parts) - trained
     fixed = (2 if engine.precision == "bf16" else 4) * counts.tower
     lines = [
-        f"global batch     {batch.global_size} = {batch.micro_size} micro x {accumulation} accumulation x {gpus} ranks",
+        batch_line(config.batch, gpus),
         f"steps            {_steps(config)}",
         f"sample           {config.data.max_length} tokens at most, {model.image_tokens} of them for each image, "
         f"template {model.template}",
@@ -33,11 +32,8 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
         f"frozen           {_millions(frozen + counts.tower)}: the tower {_millions(counts.tower)}, "
         f"the rest {_millions(frozen)}",
         "memory per GPU   weights, gradients, optimizer and tower, without activations:",
+        *memory_lines(engine, gpus, trained=trained, frozen=frozen, beside=fixed, stages=(0, 1, 2, 3)),
     ]
-    for stage in (0, 1, 2, 3):
-        mark = "  <- this recipe" if stage == engine.zero_stage else ""
-        there = zero_bytes(trained, frozen, stage, gpus, engine.precision) + fixed
-        lines.append(f"  ZeRO-{stage}         {there / 2**30:6.1f} GiB{mark}")
     if engine.offload != "none":
         lines.append(f"  offload        optimizer states rest on {engine.offload} instead")
     return "\n".join(lines)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.errors import UserError
-
-DEFAULT_GPUS = 8  # of a dry run
+if TYPE_CHECKING:
+    from common.config import Config
 
 
 def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespace:
@@ -39,13 +39,28 @@ def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespac
     return parser.parse_intermixed_args()
 
 
-def planned_ranks(gpus: int | None) -> int:
-    """How many ranks a dry run plans for: `--gpus`, else the launcher's, else 8.
+def run_trainer(
+    arguments: argparse.Namespace,
+    kind: type[Config],
+    plan: Callable[[Config, int | None], str],
+    train: Callable[[Config], None],
+) -> None:
+    """Read the recipe; then print it, or its plan, or train.
+
+    Args:
+        arguments: of `parse_arguments`.
+        kind: the recipe's dataclass.
+        plan: `(recipe, GPUs)` -> the page of a dry run.
 
     Raises:
-        UserError: fewer than one.
+        UserError: the recipe is unsound, or what `plan` and `train` raise.
     """
-    ranks = int(os.environ.get("WORLD_SIZE", DEFAULT_GPUS)) if gpus is None else gpus
-    if ranks < 1:
-        raise UserError(f"--gpus: expected 1 or more, found {ranks}")
-    return ranks
+    from common.config import dump_config, load_config
+
+    config = load_config(kind, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(dump_config(config), end="")
+    elif arguments.dry_run:
+        print(plan(config, arguments.gpus))
+    else:
+        train(config)
