@@ -452,13 +452,24 @@ def code_strings() -> tuple[str, ...]:
 def check_message(line: str) -> list[str]:
     """A quoted `error: ...` or `warning: ...` line is one that the code prints; `...` stands for what it fills in."""
     message = re.sub(r"^(error|warning): (\.\.\.: )*", "", line)
-    while True:
-        parts = (re.escape(part.strip()) for part in message.split(ELLIPSIS))
-        pattern = re.compile(".*".join(parts), re.DOTALL)
-        if any(pattern.search(text) for text in code_strings()):
-            return []
+    while not _is_said([part.strip(" :;,") for part in message.split(ELLIPSIS)]):
         # A dataclass names its own field, and whoever reads the recipe what stands above it.
         shorter = re.sub(r"^[a-z]\w*\.", "", message)
         if shorter == message:
             return [f"{line}: the code says no such thing"]
         message = shorter
+    return []
+
+
+def _is_said(parts: Sequence[str]) -> bool:
+    """Whether these parts stand in this order in strings of the code: in one, or, since errors quote others, in one
+    after the other, each with five letters of them at least."""
+    if not "".join(parts):
+        return True
+    for taken in range(len(parts), 0, -1):
+        mine = parts[:taken]
+        pattern = re.compile(".*".join(map(re.escape, mine)), re.DOTALL)
+        enough = len(re.findall("[a-z]", "".join(mine))) >= 5
+        if enough and any(pattern.search(text) for text in code_strings()) and _is_said(parts[taken:]):
+            return True
+    return False
