@@ -18,40 +18,19 @@ far) at the bandwidth that a plain reduction reaches here, in the same run.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, run_cli
 
-TEXT_VOCABULARY, CODES = 151_669, 16_384  # Qwen3's; the paper's codebook
-SCALE = 5.0
-PROMPT_TOKENS = 16
-SMALL = {
-    "hidden_size": 512,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-}
-QWEN3_0_6B = {
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
+TEXT_VOCABULARY = 151_669  # Qwen3's
 ARMS = ("ours", "ours, random draws", "doubled", "unbatched")
 WARM_UP = 8  # codes drawn before the clock starts
-MB = 1e6
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -65,14 +44,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/benchmarks/generate"), help="default: %(default)s"
     )
-    # Set in the processes that this one starts.
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps <= WARM_UP or options.repeats < 1:
         raise UserError(f"--steps, --repeats: expected more than {WARM_UP}, and 1 or more")
-    if options.arm:
-        print(json.dumps(measure(options.arm, options.images[0], options.steps, options.text_vocabulary)))
-        return
 
     import torch
 
@@ -95,151 +69,11 @@ def in_own_process(arm: str, images: int, options: argparse.Namespace) -> dict[s
     """Raises `UserError` if the arm failed."""
     words = ["--arm", arm, "--images", images, "--steps", options.steps]
     words += ["--text-vocabulary", options.text_vocabulary]
-    done = subprocess.run(
-        [sys.executable, __file__, *map(str, words)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "benchmarks.generate_arm", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{arm}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def measure(arm: str, images: int, steps: int, text_vocabulary: int) -> dict[str, Any]:
-    """One arm's time per step, peak memory beyond the model's, and a sum of its codes to compare with the others'."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM, set_seed
-
-    from generation.vocabulary import VisualVocabulary
-
-    cuda = torch.cuda.is_available()
-    vocabulary = VisualVocabulary(
-        offset=text_vocabulary,
-        codebook_size=CODES,
-        grid=(32, 32),
-        image_size=512,
-        max_length=1536,
-        vqrae_sha256="0" * 64,
-    )
-    config = Qwen3Config(
-        vocab_size=vocabulary.rows,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        **(QWEN3_0_6B if cuda else SMALL),
-    )
-    set_seed(0)
-    model = (
-        Qwen3ForCausalLM(config)
-        .eval()
-        .to("cuda" if cuda else "cpu", torch.bfloat16 if cuda else torch.float32)
-    )
-    prompt = [*torch.randint(text_vocabulary, (PROMPT_TOKENS,)).tolist(), vocabulary.begin_image]
-    before = restart_peak()
-    draw = prepared(arm, model, vocabulary, prompt, images)
-    draw(steps if cuda else WARM_UP)  # on a GPU it records the graphs; and whatever else happens once
-    started = time.perf_counter()
-    codes = draw(steps)
-    if cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    weights = sum(p.numel() * p.element_size() for layer in model.model.layers for p in layer.parameters())
-    width = config.num_key_value_heads * config.head_dim * model.lm_head.weight.element_size()
-    token = 2 * width * config.num_hidden_layers  # bytes of one token's keys and values
-    # The conditional row sees the prompt and the codes so far, the unconditional one begin_image and the codes.
-    seen = images * (2 * (steps / 2) + PROMPT_TOKENS + 2)
-    return {
-        "ms_per_step": 1000 * seconds / steps,
-        "images_per_second": images / seconds,
-        "memory_mb": (peak_memory() - before) / MB,
-        "bytes_per_step": weights
-        + CODES * config.hidden_size * model.lm_head.weight.element_size()
-        + seen * token,
-        "codes": codes.tolist(),
-    }
-
-
-def prepared(arm: str, model: Any, vocabulary: Any, prompt: list[int], images: int) -> Callable[[int], Any]:
-    """A function of the number of steps that draws codes (B, steps)."""
-    import torch
-    from transformers import LogitsProcessor, LogitsProcessorList
-    from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
-
-    from generation.sampler import Sampler, Sampling, picture_key
-
-    nothing = [vocabulary.begin_image]
-    if arm.startswith("ours"):
-        sampler = Sampler(model, vocabulary)
-        sampling = Sampling(cfg_scale=SCALE, greedy=arm == "ours")
-        keys = [picture_key(0, 0, sample) for sample in range(images)]
-        return lambda steps: sampler.sample([prompt], nothing, [0] * images, keys, sampling, steps)
-
-    class CodesOnly(LogitsProcessor):
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            masked = torch.full_like(scores, -torch.inf)
-            masked[:, vocabulary.code_slice] = scores[:, vocabulary.code_slice]
-            return masked
-
-    class Halves(LogitsProcessor):
-        """The first half of the rows conditional, the second not; both get the guided logits, of the codes alone."""
-
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            conditional, unconditional = scores[:, vocabulary.code_slice].chunk(2)
-            masked = torch.full_like(scores, -torch.inf)
-            guided = unconditional + SCALE * (conditional - unconditional)
-            masked[:, vocabulary.code_slice] = guided.repeat(2, 1)
-            return masked
-
-    rows = [prompt] * images
-    if arm == "doubled":
-        rows = rows + [[0] * (len(prompt) - len(nothing)) + nothing] * images
-    ids = torch.tensor(rows, device=model.device)
-    mask = torch.ones_like(ids)
-    mask[images:, : len(prompt) - len(nothing)] = 0
-
-    def draw(steps: int) -> Any:
-        processors = LogitsProcessorList([Halves()])
-        if arm == "unbatched":
-            unconditional = torch.tensor([nothing] * images, device=model.device)
-            guidance = UnbatchedClassifierFreeGuidanceLogitsProcessor(SCALE, model, unconditional)
-            processors = LogitsProcessorList([guidance, CodesOnly()])
-        with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=mask,
-                logits_processor=processors,
-                do_sample=False,
-                max_new_tokens=steps,
-                min_new_tokens=steps,
-                pad_token_id=0,
-            )
-        return vocabulary.ids_to_codes(out[:images, len(prompt) :])
-
-    return draw
-
-
-def restart_peak() -> float:
-    """Bytes that this process holds now (on a GPU: there); `peak_memory` counts from here on."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return float(torch.cuda.memory_allocated())
-    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak may lie before
-        Path("/proc/self/clear_refs").write_text("5")
-    import psutil
-
-    return float(psutil.Process().memory_info().rss)
-
-
-def peak_memory() -> float:
-    """The most bytes held since `restart_peak`."""
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024.0 * int(line.split()[1])
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def bandwidth() -> float:

@@ -15,7 +15,8 @@ from generation.objective import next_code_loss
 from generation.sampler import GRAPH_STRIDE, Sampler, picture_key
 from generation.sampling import Sampling
 from generation.vocabulary import VisualVocabulary
-from understanding.model import LanguageSide, llava_config
+from understanding.model import llava_config
+from understanding.objective import LanguageSide
 
 TOKENS, TEXT, STEPS = 64, 100, 160
 
@@ -54,12 +55,13 @@ def generator_in_bfloat16(device: torch.device, small: bool) -> str:
 def loss_of_codes(device: torch.device, small: bool) -> str:
     """The generator's loss and its gradient are the CPU's."""
     vocabulary = tiny_vocabulary()
-    hidden, head = torch.randn(64, 32), torch.randn(vocabulary.rows, 32)
-    targets = torch.randint(0, CODES, (64,))
+    hidden, head = torch.randn(2, 40, 32), torch.randn(vocabulary.rows, 32)
+    predictors, targets = torch.arange(8, 72), torch.randint(0, CODES, (64,))
 
     def gradient(place: torch.device) -> Tensor:
         given = hidden.clone().to(place).requires_grad_()
-        next_code_loss(given, head.to(place), targets.to(place), vocabulary, "codes").loss.backward()
+        where = (predictors.to(place), targets.to(place))
+        next_code_loss(given, head.to(place), *where, vocabulary, "codes").loss.backward()
         assert given.grad is not None
         return given.grad.cpu()
 

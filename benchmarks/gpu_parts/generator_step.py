@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.gpu_parts.part import Request, Row, run
 from benchmarks.gpu_parts.timing import time_steps
 from common import dist
 from common.config import load_config
+from common.language.causal_lm import build_causal_lm
+from generation.assemble import start_generator
 from generation.config import GenerationConfig
 from generation.dataset import Batch, SequenceBuilder
-from generation.efficiency import Efficiency
+from generation.efficiency import GenerationEfficiency
 from generation.objective import NextCode
-from generation.training_state import TrainingState
 from generation.vocabulary import VisualVocabulary
 
 RECIPE = "generation/recipes/qwen3_0_6b.yaml"
@@ -61,7 +61,7 @@ def measure(request: Request) -> list[Row]:
     step = training_step(
         config, NextCode(model, vocabulary, config.loss_vocabulary).to(device), batch, device
     )
-    counts = Efficiency(model, vocabulary, config.loss_vocabulary, device).count(batch)
+    counts = GenerationEfficiency(model, vocabulary, config.loss_vocabulary, device).count(batch)
     row = time_steps(
         f"generator, {config.model.language_model.source}, {vocabulary.image_tokens} codes",
         step,
@@ -86,13 +86,9 @@ def recipe(request: Request) -> GenerationConfig:
 
 def random_model(config: GenerationConfig, vocabulary: VisualVocabulary, device: torch.device) -> Any:
     """The recipe's language model with the visual rows, float32 as the trainer hands it to its engine."""
-    stated = config.model.language_model.architecture
-    fields = {**stated, "vocab_size": vocabulary.rows}
-    shape = AutoConfig.for_model(str(fields.pop("model_type")), **fields)
+    fields = {**config.model.language_model.architecture, "vocab_size": vocabulary.rows}
     with device:
-        return AutoModelForCausalLM.from_config(
-            shape, attn_implementation=config.model.attn_implementation, dtype=torch.float32
-        )
+        return build_causal_lm(fields, RECIPE, config.model.attn_implementation)
 
 
 def random_batch(vocabulary: VisualVocabulary, size: int) -> Batch:
@@ -104,7 +100,7 @@ def training_step(
     config: GenerationConfig, model: NextCode, batch: Batch, device: torch.device
 ) -> Callable[[], None]:
     """One optimizer step of `generation/train.py`."""
-    engine = TrainingState(config, model).engine
+    engine = start_generator(model, config)
 
     def step() -> None:
         output = engine(

@@ -46,7 +46,7 @@ class Part:
         words = [word.format(out=out) for word in (self.check_words if check else self.words)]
         if self.rows:
             words += ["--result", str(self.result(out)), "--shrink", str(shrink)]
-        return [sys.executable, "-P", "-m", self.module, *words]
+        return [sys.executable, "-m", self.module, *words]
 
     def result(self, out: Path) -> Path:
         return out / f"{self.name}.json"

@@ -23,15 +23,6 @@ AT_MOST = 15.0  # seconds of timed steps
 ON_THE_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 
-def count_operations(step: Callable[[], object]) -> float:
-    """Floating-point operations of one call, as torch counts them: matrix products, convolutions, attention."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return float(counter.get_total_flops())
-
-
 def time_steps(
     what: str,
     step: Callable[[], object],

@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 from benchmarks.gpu_parts.part import Request, Row, run
-from benchmarks.gpu_parts.timing import count_operations, time_steps
+from benchmarks.gpu_parts.timing import time_steps
 from common import dist
 from common.config import load_config
 from common.data.images import to_float
+from common.training.ema import ShardedEMA
 from common.training.engine import autocast
 from tokenizer import assemble
 from tokenizer.config import TokenizerConfig
+from tokenizer.efficiency import image_flops
+from tokenizer.losses import LeCam
 from tokenizer.objective import GeneratorObjective, discriminator_objective
 from tokenizer.perceptual import ConvNextLogits, Lpips, Perceptual, RandomFeatures
-from tokenizer.training_state import TrainingState
 
 RECIPE = "tokenizer/recipes/siglip2_so400m_256_{stage}.yaml"
 BATCHES = 4  # different ones, taken in turns
@@ -38,20 +40,19 @@ def measure(request: Request) -> list[Row]:
     config = recipe(request)
     device = dist.start()
     torch.manual_seed(config.seed)
-    step = training_step(config, device, request.check)
-    name = f"tokenizer, {request.variant}, so400m, {config.data.image_size} px"
+    perceptual = random_perceptual(request.check).to(device) if config.loss.perceptual else None
+    counted = image_flops(config, perceptual)
     size = config.batch.micro_size
-    operations = count_operations(step)
     return [
         time_steps(
-            name,
-            step,
+            f"tokenizer, {request.variant}, so400m, {config.data.image_size} px",
+            training_step(config, perceptual, device),
             device,
             unit="images",
             amount=size,
             batch=size,
-            flops=operations,
-            note="random weights and pixels; operations of all networks, as torch counts them",
+            flops=size * (counted.generator + counted.felt + counted.learning),
+            note="random weights and pixels; MFU counts the networks of the losses too",
             check=request.check,
         )
     ]
@@ -73,15 +74,17 @@ def recipe(request: Request) -> TokenizerConfig:
     return load_config(TokenizerConfig, path, overrides)
 
 
-def training_step(config: TokenizerConfig, device: torch.device, check: bool) -> Callable[[], None]:
+def training_step(
+    config: TokenizerConfig, perceptual: nn.Module | None, device: torch.device
+) -> Callable[[], None]:
     """One optimizer step of `tokenizer/train.py`, from pixels that are in the host's memory."""
     with device:
         model = assemble.assemble_model(config)
         critic = assemble.assemble_discriminator(config)
     teacher = assemble.assemble_teacher(model, config)
-    perceptual = random_perceptual(check).to(device) if config.loss.perceptual else None
-    state = TrainingState(config, model, critic)
-    generator, discriminator = state.generator, state.discriminator
+    generator = assemble.start_generator(model, config)
+    discriminator = assemble.start_discriminator(critic, config) if critic is not None else None
+    lecam, ema = LeCam().to(device), ShardedEMA(model) if config.ema else None
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
     batches = random_pixels(config, device)
     turn = 0
@@ -104,12 +107,12 @@ def training_step(config: TokenizerConfig, device: torch.device, check: bool) ->
             discriminator.module.requires_grad_(True)
             logits = discriminator(torch.cat([pixels, reconstruction.detach()])).float()
             real, fake = logits.chunk(2)
-            loss, _ = discriminator_objective(real, fake, state.lecam, config.loss.lecam)
+            loss, _ = discriminator_objective(real, fake, lecam, config.loss.lecam)
             discriminator.backward(loss)
             discriminator.step()
-            state.lecam.update()
-        if state.ema is not None:
-            state.ema.update()
+            lecam.update()
+        if ema is not None:
+            ema.update()
 
     return step
 

@@ -22,19 +22,20 @@ from common.models.encoder_loading import build_encoder
 from common.models.vision_encoder import VisionEncoder
 from common.training.engine import deepspeed_config
 from common.training.memory import zero_bytes
-from understanding.assemble import read_features
+from understanding.assemble import read_features, start_language_side
 from understanding.batches import Batch, collate
 from understanding.config import UnderstandingConfig
 from understanding.dataset import Sample
-from understanding.efficiency import Efficiency
-from understanding.model import LanguageSide, count_parameters, stated_config
-from understanding.training_state import TrainingState
+from understanding.efficiency import UnderstandingEfficiency
+from understanding.model import stated_config
+from understanding.objective import LanguageSide
+from understanding.sizes import count_parameters
 
 RECIPE = "understanding/recipes/vicuna_7b_256_sft.yaml"
 LAYERS = "model.language_model.architecture.num_hidden_layers"
-STATES = (
-    0.6  # share of the memory for weights, gradients and AdamW's states; activations and logits take the rest
-)
+# Share of the memory for weights, gradients and AdamW's states; activations and logits take the rest.
+STATES = 0.6
+STEPS = 1000  # of the schedule
 CHECK = (
     *(f"model.tower.architecture.{field}" for field in ("hidden_size=16", "intermediate_size=32")),
     *(f"model.tower.architecture.{field}" for field in ("num_hidden_layers=1", "num_attention_heads=2")),
@@ -59,7 +60,7 @@ def measure(request: Request) -> list[Row]:
     side = random_side(config, settings, device, dtype)
     batch = random_batch(config, side)
     step = training_step(config, side, settings, tower, batch)
-    counts = Efficiency(config.model, device).count(batch)
+    counts = UnderstandingEfficiency(config.model, device).count(batch)
     layers = config.model.language_model.architecture["num_hidden_layers"]
     return [
         time_steps(
@@ -137,7 +138,7 @@ def training_step(
     config: UnderstandingConfig, side: LanguageSide, settings: dict, tower: VisionEncoder, batch: Batch
 ) -> Callable[[], None]:
     """One optimizer step of `understanding/train.py`."""
-    engine = TrainingState(config, side, settings, tower, steps=1000).engine
+    engine = start_language_side(side, config, settings, STEPS)
     share = 1 / len(batch["targets"])
 
     def step() -> None:
