@@ -375,8 +375,8 @@ def _numbers(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"weight": 0}, "weight: expected a number above 0"),
-        ({"window": 0}, "window: expected at least 1"),
+        ({"weight": 0}, "weight: expected a positive number"),
+        ({"window": 0}, "window: expected 1 or more"),
         ({"path": ""}, "path: expected"),
         ({"kind": "tar"}, "kind: "),
         ({"streaming": True}, "streaming: only `hub`"),
@@ -394,8 +394,8 @@ def test_source_configs_that_are_refused(options: dict[str, object], problem: st
     ("options", "problem"),
     [
         ({"sources": []}, "sources: expected at least one"),
-        ({"image_size": 0}, "image_size: expected at least 1"),
-        ({"workers": -1}, "workers: expected at least 0"),
+        ({"image_size": 0}, "image_size: expected 1 or more"),
+        ({"workers": -1}, "workers: expected 0 or more"),
         ({"max_corrupt_share": 2}, "max_corrupt_share: expected a share"),
         ({"max_pixels": 10**9}, "max_pixels: expected at most"),
     ],
