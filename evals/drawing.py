@@ -16,14 +16,16 @@ from generation.drawing import add_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """A folder of pictures, and where they come from as far as that is known."""
+class Origin:
+    """Where pictures come from, as far as that is known.
 
-    folder: Path
+    Args:
+        model: as `Results.model`; the pictures' folder stands for an unknown one.
+        drawing: the settings that they were drawn with; empty where unknown.
+    """
+
     model: dict[str, Any]
-    """As `Results.model`; of pictures of unknown origin, the folder stands for it."""
     drawing: dict[str, Any]
-    """How they were drawn; empty where that is unknown."""
 
 
 def build_parser(prog: str, description: str | None, layout: str) -> argparse.ArgumentParser:
@@ -55,8 +57,8 @@ def need(model: str | None, pictures: Path | None, layout: str) -> Need:
     return Need(f"--pictures {pictures}", pictures.is_dir(), f"a folder: {layout}")
 
 
-def find_origin(folder: Path, model: str | None, record: Path | None = None) -> Pictures:
-    """Pictures with what `write_pictures` has recorded of them.
+def find_origin(folder: Path, model: str | None, record: Path | None = None) -> Origin:
+    """Of pictures, by what `write_pictures` has recorded beside them.
 
     Args:
         model: which has drawn them in this call or a former one of the same command; None: whatever the record says.
@@ -70,8 +72,5 @@ def find_origin(folder: Path, model: str | None, record: Path | None = None) -> 
         with refusing(f"{path}: not a record of settings", OSError, ValueError, TypeError):
             settings = dict(json.loads(path.read_text(encoding="utf-8")))
     source = model or settings.get("model") or str(folder)
-    return Pictures(
-        folder=folder,
-        model={"source": source, "weights_sha256": settings.get("weights_sha256")},
-        drawing=settings,
-    )
+    model_facts = {"source": source, "weights_sha256": settings.get("weights_sha256")}
+    return Origin(model=model_facts, drawing=settings)

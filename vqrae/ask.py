@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import refusing
+from common.command import add_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,34 +32,43 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system message, in place of the template's own")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default: 0, greedy")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a model or a picture that cannot be used."""
-    picture = read_picture(arguments.image)
-    chat = open_model(arguments)
-    messages = [*first_messages(arguments), {"role": "user", "content": arguments.question}]
-    for piece in chat.stream([picture], messages, arguments.max_new_tokens, arguments.temperature):
-        print(piece, end="", flush=True)
-    print()
+    from common.data.images import read_image
+
+    picture = read_image(arguments.image)
+    chat = open_model(arguments.model, arguments.device)
+    messages = [*first_messages(arguments.system), {"role": "user", "content": arguments.question}]
+    print_answer(chat, picture, messages, arguments.max_new_tokens, arguments.temperature)
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Raises `UserError` naming the file."""
-    from common.data.images import CorruptImage, open_image
-
-    with refusing(path, CorruptImage):
-        return open_image(path)
-
-
-def open_model(arguments: argparse.Namespace) -> ChatModel:
+def open_model(source: str, device: str) -> ChatModel:
+    """The model, on the device that --device names."""
     from common import dist
     from understanding.chat import load
 
-    return load(arguments.model, dist.start_process(arguments.device))
+    return load(source, dist.start_process(device))
 
 
-def first_messages(arguments: argparse.Namespace) -> list[dict[str, str]]:
-    """What stands before the first question."""
-    return [] if arguments.system is None else [{"role": "system", "content": arguments.system}]
+def first_messages(system: str | None) -> list[dict[str, str]]:
+    """What stands before the first question: the system message, if one was given."""
+    return [] if system is None else [{"role": "system", "content": system}]
+
+
+def print_answer(
+    chat: ChatModel,
+    picture: Image.Image,
+    messages: list[dict[str, str]],
+    max_new_tokens: int,
+    temperature: float,
+) -> str:
+    """Print an answer as it is written; returns it."""
+    answer = ""
+    for piece in chat.stream([picture], messages, max_new_tokens, temperature):
+        answer += piece
+        print(piece, end="", flush=True)
+    print()
+    return answer.strip()

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError
-from vqrae.ask import add_model_arguments, first_messages, open_model, read_picture
+from vqrae.ask import add_model_arguments, first_messages, open_model, print_answer
 
 HELP = "talk about a picture, over several turns"
 
@@ -25,9 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a model or a picture that cannot be used; within the talk, a bad picture is only named."""
-    picture = read_picture(arguments.image)
-    chat = open_model(arguments)
-    start = first_messages(arguments)
+    from common.data.images import read_image
+
+    picture = read_image(arguments.image)
+    chat = open_model(arguments.model, arguments.device)
+    start = first_messages(arguments.system)
     messages = list(start)
     print(f"{arguments.image}: ask away (/quit ends)")
     while (line := _read_line()) is not None:
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             messages = list(start)
         elif command == "/image":
             try:
-                picture = read_picture(Path(rest.strip()))
+                picture = read_image(Path(rest.strip()))
                 messages = list(start)
             except UserError as error:
                 print(error, file=sys.stderr)
@@ -48,12 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{command}: unknown; there are /image PATH, /reset and /quit", file=sys.stderr)
         else:
             messages.append({"role": "user", "content": line})
-            answer = ""
-            for piece in chat.stream([picture], messages, arguments.max_new_tokens, arguments.temperature):
-                answer += piece
-                print(piece, end="", flush=True)
-            print()
-            messages.append({"role": "assistant", "content": answer.strip()})
+            answer = print_answer(chat, picture, messages, arguments.max_new_tokens, arguments.temperature)
+            messages.append({"role": "assistant", "content": answer})
 
 
 def _read_line() -> str | None:

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.command import add_device
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--square", action="store_true", help="centre crop, as in training")
     parser.add_argument("--size", type=int, metavar="PX", help="shorter edge (default: the model's size)")
     parser.add_argument("--side-by-side", action="store_true", help="write original and reconstruction")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

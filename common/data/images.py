@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from common.data.config import MAX_PIXELS
-from common.errors import UserError, one_line
+from common.errors import one_line, refusing
 
 # Formats that Pillow decodes by itself; EPS, for one, would start another program.
 Image.init()  # else Pillow knows only its five most common formats by name
@@ -54,10 +54,8 @@ def open_image(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> Imag
 
 def read_image(path: Path) -> Image.Image:
     """`open_image` of a picture that cannot be left out: `UserError`, naming the file, where it cannot be read."""
-    try:
+    with refusing(path, CorruptImage):
         return open_image(path)
-    except CorruptImage as error:
-        raise UserError(f"{path}: {error.reason}") from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from common.files import write_text
 from evals.dpg.answers import Given
 from evals.dpg.judges import MPLUG
 from evals.dpg.rules import Item, Mode, cascade, is_official, item_score, orphans, scores
-from evals.drawing import Pictures
+from evals.drawing import Origin
 from evals.result_table import finish
 from evals.results import Results
 
@@ -30,7 +30,7 @@ def report(
     source: str,
     scoring: Mode,
     judge: Mapping[str, Any],
-    pictures: Pictures,
+    origin: Origin,
     seconds: float,
 ) -> None:
     """Write all of it into `output` and print the table; one process calls it.
@@ -39,6 +39,7 @@ def report(
         items: the whole set; `chosen` is what --limit left of it.
         csv: the file of questions, and `source` where it comes from.
         judge: the identity of who answered.
+        origin: of the pictures.
     """
     answers = {
         name: [{number: answer == "yes" for number, answer in tile.items()} for tile in tiles]
@@ -64,8 +65,8 @@ def report(
         expected=len(chosen),
         scored=len(given),
         partial=len(chosen) < len(items),
-        settings={"scoring": scoring, "judge": dict(judge), "drawing": pictures.drawing},
-        model=pictures.model,
+        settings={"scoring": scoring, "judge": dict(judge), "drawing": origin.drawing},
+        model=origin.model,
         prompt_set={"source": source, "sha256": hashlib.sha256(csv.read_bytes()).hexdigest()},
         seconds=round(seconds, 1),
         processes=dist.world(),

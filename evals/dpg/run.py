@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             source=str(arguments.csv or "official"),
             scoring=arguments.scoring,
             judge=judge.identity,
-            pictures=drawing.find_origin(folder, arguments.model, drawn),
+            origin=drawing.find_origin(folder, arguments.model, drawn),
             seconds=time.time() - start,
         )
     dist.barrier()

@@ -10,7 +10,7 @@ from typing import Any
 from common import dist
 from common.files import write_text
 from evals.bootstrap import Interval, intervals
-from evals.drawing import Pictures
+from evals.drawing import Origin
 from evals.geneval.page import Judged, write_page
 from evals.geneval.prompts import OFFICIAL_SHA256, Prompt, sha256_of
 from evals.geneval.rules import TAGS, tag_scores
@@ -29,7 +29,7 @@ def report(
     source: str,
     per_prompt: int,
     detector: Mapping[str, Any],
-    pictures: Pictures,
+    origin: Origin,
     seconds: float,
 ) -> None:
     """Write all of it into `output` and print the table; one process calls it.
@@ -39,6 +39,7 @@ def report(
         source: where the prompts come from.
         per_prompt: pictures of each.
         detector: its identity.
+        origin: of the pictures.
     """
     prompt_hash = sha256_of(prompts)
     chosen = {picture.prompt.number for picture, _, _ in judged}
@@ -48,7 +49,7 @@ def report(
     scores, spans = score(judged, per_prompt, whole=prompt_hash == OFFICIAL_SHA256 and not partial)
     write_verdicts(output / "verdicts.jsonl", judged)
     page = output / "page.html"
-    write_page(page, f"GenEval: {pictures.model['source']}", scores, spans, judged)
+    write_page(page, f"GenEval: {origin.model['source']}", scores, spans, judged)
     results = Results(
         benchmark="geneval",
         protocol=protocol(detector, prompt_hash, per_prompt),
@@ -56,8 +57,8 @@ def report(
         expected=len(chosen) * per_prompt,
         scored=len(judged),
         partial=partial,
-        settings={"pictures_per_prompt": per_prompt, "detector": detector, "drawing": pictures.drawing},
-        model=pictures.model,
+        settings={"pictures_per_prompt": per_prompt, "detector": detector, "drawing": origin.drawing},
+        model=origin.model,
         prompt_set={"source": source, "sha256": prompt_hash},
         seconds=round(seconds, 1),
         processes=dist.world(),

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             source=str(arguments.prompts or arguments.pictures or "official"),
             per_prompt=arguments.n,
             detector=detector.identity,
-            pictures=drawing.find_origin(folder, arguments.model),
+            origin=drawing.find_origin(folder, arguments.model),
             seconds=time.time() - start,
         )
     dist.barrier()

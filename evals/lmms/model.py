@@ -23,8 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from common import dist
-from common.data.images import CorruptImage, open_image
-from common.errors import UserError, refusing
+from common.data.images import read_image
+from common.errors import UserError
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.answers import Answers, answer_key, model_digest
 from understanding.chat import Message, load
@@ -152,8 +152,7 @@ def read_request(request: Instance, documents: Mapping[str, Any]) -> tuple[list[
 def _picture(source: Image.Image | str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.convert("RGB")
-    with refusing(source, CorruptImage):
-        return open_image(Path(source))
+    return read_image(Path(source))
 
 
 def _batches(requests: Sequence[Instance], size: int) -> Iterator[list[int]]:

@@ -19,9 +19,7 @@ PUBLISHED_IMAGES = 50_000
 
 def report(
     output: Path,
-    scores: Mapping[str, float],
-    rows: Sequence[dict[str, Any]],
-    shown: Examples,
+    scored: tuple[Mapping[str, float], Sequence[dict[str, Any]], Examples],
     *,
     found: int,
     expected: int,
@@ -33,11 +31,12 @@ def report(
     """Write all of it into `output` and print the table; one process calls it.
 
     Args:
-        scores: of the whole set, and how many `images` that is.
+        scored: see `score.score`.
         found: pictures that there are; `expected`: those that were to be scored.
         settings: the protocol (see `preprocessing.describe`) and what else shaped the scores.
         encoder: its kind, as transformers calls it.
     """
+    scores, rows, shown = scored
     examples.write(output, rows, shown)
     notes = [f"worst pictures: {output / 'worst.png'}"]
     if "rfid" in scores and scores["images"] < PUBLISHED_IMAGES:

@@ -128,18 +128,17 @@ def main(argv: list[str] | None = None) -> None:
         "place": [dist.rank(), dist.world(), args.batch_size],
     }
     progress = Progress(args.output / "progress" / f"{dist.rank():05d}.pt", facts)
-    scores, rows, examples = score.score(model, metrics, loader, progress)
+    scored = score.score(model, metrics, loader, progress)
     if dist.is_main():
-        settings = {"images": args.images, "batch_size": args.batch_size, "device": str(device)}
+        options = {"images": args.images, "batch_size": args.batch_size, "device": str(device)}
+        model_facts = {"source": args.model, "weights_sha256": sha256}
         report(
             args.output,
-            scores,
-            rows,
-            examples,
+            scored,
             found=found,
             expected=expected,
-            settings={**protocol, **settings},
-            model={"source": args.model, "weights_sha256": sha256},
+            settings={**protocol, **options},
+            model=model_facts,
             encoder=model.encoder.model_type,
             seconds=time.time() - started,
         )

@@ -193,6 +193,21 @@ def read_scores(data: str, metrics: dict[str, Any]) -> dict[str, float]:
     return {paper.score: paper.scale * float(found[0])}
 
 
+def read_run(run: Path, data: str) -> dict[str, float]:
+    """The scores of a data set in a run's folder.
+
+    Raises:
+        UserError: the data set was left out or failed, which run.py itself ends well with.
+    """
+    entry = json.loads((run / "status.json").read_text(encoding="utf-8"))["datasets"].get(data, {})
+    reason = entry.get("error_message") or entry.get("skip_reason")
+    if reason or not entry.get("metrics"):
+        raise UserError(
+            f"VLMEvalKit: {data}: {reason or 'ended without a score'}; its log is in {run.parent}"
+        )
+    return read_scores(data, entry["metrics"])
+
+
 def report(
     output: Path,
     names: list[str],
@@ -212,30 +227,18 @@ def report(
         model, settings: as in `Results`.
 
     Raises:
-        UserError: a data set was left out or failed, which run.py itself ends well with; or a question went unanswered.
+        UserError: a data set was left out or failed, or a question went unanswered.
     """
     from vlmeval.smp import collect_run_benchmark_report
 
     from evals.result_table import finish
     from evals.results import Results
 
-    status = json.loads((run / "status.json").read_text(encoding="utf-8"))["datasets"]
     answered = {
         row["benchmark"]: row["infer_total"] - row["infer_failed"]
         for row in collect_run_benchmark_report(run)
     }
-    scores: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for data in names:
-        entry = status.get(data, {})
-        reason = entry.get("error_message") or entry.get("skip_reason")
-        if reason or not entry.get("metrics"):
-            raise UserError(
-                f"VLMEvalKit: {data}: {reason or 'ended without a score'}; its log is in {run.parent}"
-            )
-        found = read_scores(data, entry["metrics"])
-        scores.update(found)
-        counts.update(dict.fromkeys(found, answered[data]))
+    scores = {data: read_run(run, data) for data in names}
     sets = {data: asked[data] for data in names}
     digest = hashlib.sha256("".join(one.sha256 for one in sets.values()).encode()).hexdigest()
     finish(
@@ -243,7 +246,7 @@ def report(
         Results(
             benchmark="understanding",
             protocol="VLMEvalKit",
-            scores=scores,
+            scores={name: score for found in scores.values() for name, score in found.items()},
             expected=sum(one.asked for one in sets.values()),
             scored=sum(answered[data] for data in sets),
             partial=any(one.asked < one.found for one in sets.values()),
@@ -252,7 +255,7 @@ def report(
             prompt_set={"source": ", ".join(sets), "sha256": digest},
             seconds=round(seconds, 1),
             processes=int(os.environ.get("WORLD_SIZE", "1")),
-            score_counts=counts,
+            score_counts={name: answered[data] for data, found in scores.items() for name in found},
             paper_row=paper_row,
             details={"run": str(run), "asked_sha256": {data: one.sha256 for data, one in sets.items()}},
         ),

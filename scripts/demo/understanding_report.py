@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from common.data.images import open_image
+from common.data.images import read_image
 from common.errors import run_cli
 from common.sheets import Answer, answer_sheet
 from scripts.demo.command import demo_parser
@@ -63,7 +63,7 @@ def read_turns(world: Path) -> tuple[list[Image.Image], list[Turn]]:
             messages = [*messages, {"role": "user", "content": question["value"]}]
             turns.append(Turn(picture=number, kind=kind, messages=messages, answer=answer["value"]))
             messages = [*messages, {"role": "assistant", "content": answer["value"]}]
-    return [open_image(world / talk["image"]) for talk in talks], turns
+    return [read_image(world / talk["image"]) for talk in talks], turns
 
 
 def answers(model: ChatModel, pictures: Sequence[Image.Image], turns: Sequence[Turn], name: str) -> list[str]:
