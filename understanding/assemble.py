@@ -82,7 +82,8 @@ def assemble_language_side(
     source = Source(config.init_from or model.language_model.source)
     llava = _llava_config(model, tower, processor.tokenizer, source)
     if config.init_from is not None:
-        _check_tower(config.init_from, model, tower)
+        there = load_tower(config.init_from, model.tower.architecture)
+        _check_tower(tower_hash(there), tower_hash(tower), f"{config.init_from}: init_from")
 
     side = LanguageSide(skeleton(llava, model.attn_implementation))
     stored = match(source, side.llava)
@@ -118,12 +119,9 @@ def _llava_config(
     return llava_config(tower.model.config, source.text, vocabulary, image_token, model.image_tokens)
 
 
-def _check_tower(init_from: str, model: ModelConfig, tower: VisionEncoder) -> None:
-    there, here = tower_hash(load_tower(init_from, model.tower.architecture)), tower_hash(tower)
+def _check_tower(there: str, here: str, where: str) -> None:
     if there != here:
-        raise UserError(
-            f"{init_from}: init_from: was trained on the tower {there[:12]}, model.tower names {here[:12]}"
-        )
+        raise UserError(f"{where}: was trained on the tower {there[:12]}, model.tower names {here[:12]}")
 
 
 def _choose_what_learns(side: LanguageSide, model: ModelConfig) -> None:
@@ -160,14 +158,7 @@ def start_language_side(
 def tower_fact(tower: VisionEncoder) -> Fact:
     """Checkpoints refer to the frozen tower by its hash."""
     here = tower_hash(tower)
-
-    def check(saved: str, checkpoint: str) -> None:
-        if saved != here:
-            raise UserError(
-                f"{checkpoint}: model.tower: was trained on the tower {saved[:12]}, the recipe names {here[:12]}"
-            )
-
-    return Fact(here, check)
+    return Fact(here, lambda saved, checkpoint: _check_tower(saved, here, f"{checkpoint}: model.tower"))
 
 
 def assemble_dataset(

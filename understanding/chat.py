@@ -39,7 +39,7 @@ def load(
         UserError: nothing there, or a model of another kind.
     """
     folder = resolve_folder(str(source))
-    check_model_type(folder, str(source), "llava")
+    check_model_type(folder, "llava")
     return ChatModel(
         *load_with_processor(folder, "a LLaVA model", device, attn_implementation=attn_implementation)
     )

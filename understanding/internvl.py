@@ -74,7 +74,7 @@ def insert(vqrae: str, internvl: str, output: Path) -> None:
 
     encoder = _internvit(load_tower(vqrae), vqrae)
     source = resolve_folder(internvl)
-    check_model_type(source, internvl, "internvl", hint=" (a -hf checkpoint)")
+    check_model_type(source, "internvl", hint=" (a -hf checkpoint)")
     _check_fit(encoder, vqrae, source, internvl)
     files = weight_files(source, internvl)
     for path in files:
@@ -123,7 +123,7 @@ def _internvit(encoder: VisionEncoder, source: str) -> VisionEncoder:
 def _check_fit(encoder: VisionEncoder, vqrae: str, source: Path, internvl: str) -> None:
     from common.models.encoder_loading import read_normalization, read_tower_config
 
-    config, _ = read_tower_config(source, internvl)
+    config, _ = read_tower_config(source)
     for field in COMPUTED_FROM:
         ours, theirs = (_plain(getattr(one, field)) for one in (encoder.model.config, config))
         if ours != theirs:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from common.data.images import MAX_ASPECT, CorruptImage, open_image, read_size
 from common.files import writing
@@ -13,6 +13,8 @@ from understanding.conversation import BadSample
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Seen = TypeVar("Seen")
+
 
 def open_listed(path: Path) -> Image:
     """An image that a record names, as upright RGB.
@@ -20,10 +22,7 @@ def open_listed(path: Path) -> Image:
     Raises:
         BadSample: it is missing, cannot be decoded, or is so thin that padding it to a square would be huge.
     """
-    try:
-        image = open_image(path)
-    except CorruptImage as error:
-        raise _unreadable(path, error) from error
+    image = _look(path, open_image)
     _check_sides(path, *image.size)
     return image
 
@@ -34,17 +33,16 @@ def check_header(path: Path) -> None:
     Raises:
         BadSample: it is.
     """
+    _check_sides(path, *_look(path, read_size))
+
+
+def _look(path: Path, read: Callable[[Path], Seen]) -> Seen:
     try:
-        size = read_size(path)
+        return read(path)
     except CorruptImage as error:
-        raise _unreadable(path, error) from error
-    _check_sides(path, *size)
-
-
-def _unreadable(path: Path, error: CorruptImage) -> BadSample:
-    if not path.exists():
-        return BadSample("missing image", str(path))
-    return BadSample("corrupt image", f"{path}: {error.reason}")
+        if not path.exists():
+            raise BadSample("missing image", str(path)) from error
+        raise BadSample("corrupt image", f"{path}: {error.reason}") from error
 
 
 def _check_sides(path: Path, width: int, height: int) -> None:

@@ -55,7 +55,7 @@ class Source:
 
     def __init__(self, name: str) -> None:
         self.name, self.folder = name, resolve_folder(name)
-        self.stated = read_config_json(self.folder, name)
+        self.stated = read_config_json(self.folder)
         kind = self.stated.get("model_type")
         if kind not in CONFIG_MAPPING:
             raise UserError(

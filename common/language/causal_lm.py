@@ -23,7 +23,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | str, attn_implementation: 
     Raises:
         UserError: it is absent, of another kind, or damaged.
     """
-    kind = read_config_json(folder, str(folder)).get("model_type")
+    kind = read_config_json(folder).get("model_type")
     return load_strictly(
         AutoModelForCausalLM,
         folder,

@@ -39,7 +39,7 @@ def load_encoder(
             surplus or misshapen weights.
     """
     folder = resolve_folder(source)
-    config, kept_as = read_tower_config(folder, source)
+    config, kept_as = read_tower_config(folder)
     check_architecture(config, expected or {}, source)
     config._attn_implementation = attn_implementation
     mean, std = read_normalization(folder)
@@ -65,10 +65,10 @@ def build_encoder(architecture: dict[str, Any], attn_implementation: str = "sdpa
     return FAMILIES[config.model_type](config)
 
 
-def read_tower_config(folder: Path, source: str) -> tuple[PreTrainedConfig, str]:
+def read_tower_config(folder: Path) -> tuple[PreTrainedConfig, str]:
     """The tower's config, and the model type that the checkpoint itself states."""
     path = folder / "config.json"
-    stated = read_config_json(folder, source)
+    stated = read_config_json(folder)
     kind = str(stated.get("model_type"))
     tower = stated.get("vision_config", stated)
     if kind in ORIGINAL_TYPES:
@@ -97,7 +97,7 @@ def read_normalization(folder: Path) -> tuple[Any, Any]:
         UserError: its file is no JSON object.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):  # alone, or as part of a processor
-        stated = read_config_json(folder, str(folder), name) if (folder / name).is_file() else {}
+        stated = read_config_json(folder, name) if (folder / name).is_file() else {}
         stated = stated.get("image_processor", stated)
         if "image_mean" in stated:
             return stated["image_mean"], stated.get("image_std")

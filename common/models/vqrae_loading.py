@@ -32,7 +32,7 @@ def load_vqrae(source: str, attn_implementation: str = "sdpa") -> tuple[VQRAE, P
         UserError: no checkpoint there, one of another kind, or weights that do not fit its config.
     """
     folder = vqrae_folder(resolve_folder(source))
-    check_model_type(folder, source, VQRAEConfig.model_type)
+    check_model_type(folder, VQRAEConfig.model_type)
     model = load_strictly(VQRAE, folder, "a VQRAE", attn_implementation=attn_implementation)
     return model.float(), folder
 
@@ -46,7 +46,7 @@ def load_tower(
         UserError: neither is there, or one of another architecture.
     """
     folder = vqrae_folder(resolve_folder(source))
-    if read_config_json(folder, source).get("model_type") != VQRAEConfig.model_type:
+    if read_config_json(folder).get("model_type") != VQRAEConfig.model_type:
         return load_encoder(source, architecture, attn_implementation)
     encoder = load_vqrae(source, attn_implementation)[0].encoder
     check_architecture(encoder.model.config, architecture or {}, source)

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 from safetensors import safe_open
 from torch import Tensor
 
-from common.errors import UserError, one_line, refusing
+from common.errors import UserError, refusing
 
 # Configs, weights, and what a text tokenizer may consist of.
 DOWNLOADED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt", "vocab.txt")
@@ -62,25 +62,21 @@ def resolve_folder(source: str) -> Path:
         ) from error
 
 
-def read_config_json(folder: Path, source: str, name: str = "config.json") -> dict[str, Any]:
+def read_config_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """The checkpoint's `config.json`, or another file of settings.
 
     Raises:
         UserError: there is none, or it is no JSON object.
     """
     path = folder / name
-    try:
+    with refusing(f"{path}: cannot be read", OSError, ValueError):
         stated = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{source}: no {name}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON: {one_line(error)}") from error
     if not isinstance(stated, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(stated).__name__}")
     return stated
 
 
-def check_model_type(folder: Path, source: str, *expected: str, hint: str = "") -> str:
+def check_model_type(folder: Path, *expected: str, hint: str = "") -> str:
     """The `model_type` that the checkpoint's `config.json` states, one of `expected`.
 
     Args:
@@ -89,7 +85,7 @@ def check_model_type(folder: Path, source: str, *expected: str, hint: str = "") 
     Raises:
         UserError: it is another one, or there is no such file.
     """
-    found = read_config_json(folder, source).get("model_type")
+    found = read_config_json(folder).get("model_type")
     if found not in expected:
         wanted = " or ".join(map(repr, expected))
         raise UserError(f"{folder / 'config.json'}: model_type: expected {wanted}{hint}, found {found!r}")

@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     from evals.answers import model_digest
 
     folder = resolve_folder(args.model)
-    kind = check_model_type(folder, args.model, "llava", "internvl")
+    kind = check_model_type(folder, "llava", "internvl")
     weights = weights_sha256(folder)
     # run.py takes up former answers by the model's name alone.
     name = f"{folder.name}-{model_digest(folder, weights)[:12]}" + (f"-{args.limit}" if args.limit else "")
