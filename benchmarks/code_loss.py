@@ -1,6 +1,6 @@
 """Memory and time of the generator's loss: the head at visual positions and code rows only, against the usual ones.
 
-    python benchmarks/code_loss.py                # Qwen3-0.6B's head, sequences of 100 text tokens and 1024 codes
+    python -m benchmarks.code_loss                # Qwen3-0.6B's head, sequences of 100 text tokens and 1024 codes
 
 Three ways to the gradients of one micro-batch, from hidden states on, each in a process of its own, whose peak of
 memory beyond what it started with is reported:
@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import time
+
+from benchmarks.measure import in_own_process, peak_memory, restart_peak, wait
+from common.command import described_parser
+from common.errors import run_cli
 
 WIDTH, TEXT, CODES = 1024, 151669, 16384
 WAYS = ("all positions", "full", "codes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described_parser(__doc__)
     parser.add_argument("--sequences", type=int, default=1, help="of a micro-batch")
     parser.add_argument("--text", type=int, default=100, help="text tokens of each")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
@@ -34,12 +33,8 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(measure(arguments.way, arguments.sequences, arguments.text)))
         return
-    found = {}
-    for way in WAYS:
-        command = [sys.executable, __file__, "--way", way]
-        command += ["--sequences", str(arguments.sequences), "--text", str(arguments.text)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found[way] = json.loads(done.stdout.splitlines()[-1])
+    words = ("--sequences", arguments.sequences, "--text", arguments.text)
+    found = {way: in_own_process("benchmarks.code_loss", "--way", way, *words) for way in WAYS}
     for way, (memory, seconds) in found.items():
         ratios = memory / found["codes"][0], seconds / found["codes"][1]
         times = f"{ratios[0]:5.1f} x the memory, {ratios[1]:5.1f} x the time of `codes`"
@@ -71,7 +66,7 @@ def measure(way: str, sequences: int, text: int) -> tuple[float, float]:
     targets = torch.randint(0, CODES, (sequences * tokens,), device=device)
     predictors = torch.arange(sequences * length, device=device).view(sequences, length)[:, text:].flatten()
     head.grad, hidden.grad = (torch.empty_like(tensor).fill_(0) for tensor in (head, hidden))
-    start = _memory(device)
+    start = restart_peak()
     begin = time.perf_counter()
     if way == "all positions":
         labels = torch.full((sequences, length), -100, device=device)
@@ -81,18 +76,9 @@ def measure(way: str, sequences: int, text: int) -> tuple[float, float]:
         over = "full" if way == "full" else "codes"
         loss = next_code_loss(hidden, head, predictors, targets, vocabulary, over).loss  # type: ignore[arg-type]
     loss.backward()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return _memory(device) - start, time.perf_counter() - begin
-
-
-def _memory(device: object) -> float:
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated(device))  # type: ignore[arg-type]
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    wait()
+    return peak_memory() - start, time.perf_counter() - begin
 
 
 if __name__ == "__main__":
-    main()
+    run_cli(main)

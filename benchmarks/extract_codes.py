@@ -1,7 +1,7 @@
 """How fast pictures become shards of codes, and which share of the bare encoder's rate that is.
 
-    python benchmarks/extract_codes.py                  # the paper's shape: VQRAE-InternViT at 512 px, 16k x 1536
-    python benchmarks/extract_codes.py --shape small --images 256
+    python -m benchmarks.extract_codes                  # the paper's shape: VQRAE-InternViT at 512 px, 16k x 1536
+    python -m benchmarks.extract_codes --shape small --images 256
 
 The small shape gives the quantizer the same share of the work (8%), for machines on which the paper's takes half a
 minute a picture. Random weights, and JPEGs of noise over smooth colours written for the purpose. Both rates are of one
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.measure import device_name
+from common.command import described_parser
 from common.data.config import SourceConfig
 from common.data.folder import FolderSource
 from common.models.encoder_loading import build_encoder
@@ -60,9 +62,7 @@ SHAPES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described_parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="paper")
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=8)
@@ -80,12 +80,9 @@ def main() -> None:
     side = vqrae.config.image_size
     batch = torch.rand(arguments.batch_size, 3, side, side, device=device)
     batches = arguments.images // arguments.batch_size
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{device_name()}; {arguments.shape}, {side} px, batches of {arguments.batch_size}, {arguments.precision}"
     )
-    print(f"{name}; {arguments.shape}, {side} px, batches of {arguments.batch_size}, {arguments.precision}")
 
     with tempfile.TemporaryDirectory() as scratch:
         source = _write_pictures(Path(scratch, "pictures"), batches * arguments.batch_size, side)

@@ -1,6 +1,6 @@
 """How fast pictures are drawn: our sampler against Hugging Face `generate`, on the same weights.
 
-    python benchmarks/generate.py [--steps N] [--output OUT]
+    python -m benchmarks.generate [--steps N] [--output OUT]
 
 Random weights of a Qwen3 of 512 x 12 (on a GPU: of Qwen3-0.6B's shape, bfloat16, several batch sizes), Qwen3's text
 vocabulary and 16,384 codes, 1024 codes a picture, every picture guided, so two rows each. All arms are greedy, which is
@@ -17,26 +17,30 @@ far) at the bandwidth that a plain reduction reaches here, in the same run.
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import bandwidth, device_name, in_own_process, report
+from common.command import described_parser
 from common.errors import UserError, run_cli
 
 TEXT_VOCABULARY = 151_669  # Qwen3's
 ARMS = ("ours", "ours, random draws", "doubled", "unbatched")
 WARM_UP = 8  # codes drawn before the clock starts
-ROOT = Path(__file__).resolve().parent.parent
+HEADINGS = (
+    "arm",
+    "pictures",
+    "ms per step",
+    "pictures/s",
+    "peak MB over the model",
+    "ours is faster",
+    "equal codes",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described_parser(__doc__)
     parser.add_argument("--steps", type=int, default=1024, help="codes per picture (default: 1024)")
     parser.add_argument("--images", type=int, nargs="+", help="pictures at once (default: 4; GPU: 1 4 16 64)")
     parser.add_argument("--repeats", type=int, default=2, help="default: 2")
@@ -51,7 +55,8 @@ def main() -> None:
     import torch
 
     images = options.images or ([1, 4, 16, 64] if torch.cuda.is_available() else [4])
-    results = {"bandwidth_gb_s": bandwidth(), "device": device_name(), "batches": [], "steps": options.steps}
+    rate, device = bandwidth(), device_name()
+    batches: list[dict[str, Any]] = []
     for count in images:
         found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
         for repeat in range(options.repeats):
@@ -59,47 +64,18 @@ def main() -> None:
                 print(
                     f"{count} pictures, {arm}, {repeat + 1} of {options.repeats}", file=sys.stderr, flush=True
                 )
-                found[arm].append(in_own_process(arm, count, options))
+                words = ("--arm", arm, "--images", count, "--steps", options.steps)
+                vocabulary = ("--text-vocabulary", options.text_vocabulary)
+                found[arm].append(in_own_process("benchmarks.generate_arm", *words, *vocabulary))
         best = {arm: min(runs, key=lambda run: run["ms_per_step"]) for arm, runs in found.items()}
-        results["batches"].append(summary(count, best, results["bandwidth_gb_s"]))
-    report(results, options.output)
-
-
-def in_own_process(arm: str, images: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Raises `UserError` if the arm failed."""
-    words = ["--arm", arm, "--images", images, "--steps", options.steps]
-    words += ["--text-vocabulary", options.text_vocabulary]
-    command = [sys.executable, "-m", "benchmarks.generate_arm", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{arm}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def bandwidth() -> float:
-    """GB/s at which a reduction reads memory far larger than any cache; the best of several."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    block = torch.ones(1 << 28, device="cuda" if cuda else "cpu")  # 1 GB
-    rates = []
-    for _ in range(6):
-        if cuda:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        block.sum()
-        if cuda:
-            torch.cuda.synchronize()
-        rates.append(block.numel() * block.element_size() / 1e9 / (time.perf_counter() - started))
-    return max(rates)
-
-
-def device_name() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+        batches.append(summary(count, best, rate))
+    report(
+        options.output,
+        {"bandwidth_gb_s": rate, "device": device, "batches": batches, "steps": options.steps},
+        f"{device}, {options.steps} codes, guided; memory read at {rate:.1f} GB/s",
+        HEADINGS,
+        [row for batch in batches for row in rows(batch)],
+    )
 
 
 def summary(images: int, arms: dict[str, dict[str, Any]], rate: float) -> dict[str, Any]:
@@ -129,44 +105,24 @@ def summary(images: int, arms: dict[str, dict[str, Any]], rate: float) -> dict[s
     }
 
 
-def report(results: dict[str, Any], output: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from common.training.run import versions
-
-    output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**results, "versions": versions()}, indent=2)
-    (output / "results.json").write_text(text + "\n", encoding="utf-8")
-    table = Table(title=f"{results['device']}, {results['steps']} codes, guided", title_justify="left")
-    for column in (
-        "pictures",
-        "arm",
-        "ms per step",
-        "pictures/s",
-        "peak MB over the model",
-        "ours is faster",
-        "equal codes",
-    ):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for batch in results["batches"]:
-        for arm, run in batch["arms"].items():
-            faster, equal = batch["times_faster"].get(arm), batch["equal_codes"].get(arm)
-            table.add_row(
-                str(batch["images"]),
+def rows(batch: dict[str, Any]) -> list[list[str]]:
+    """Of the table: the arms of one batch size, and the floor."""
+    shown = []
+    for arm, run in batch["arms"].items():
+        faster, equal = batch["times_faster"].get(arm), batch["equal_codes"].get(arm)
+        shown.append(
+            [
                 arm,
+                str(batch["images"]),
                 f"{run['ms_per_step']:.2f}",
                 f"{run['images_per_second']:.4f}",
                 f"{run['memory_mb']:.0f}",
                 f"{faster:.2f} x" if faster else "",
                 f"{equal:.1%}" if equal is not None else "",
-            )
-        table.add_row(
-            "", "floor", f"{batch['floor_ms_per_step']:.2f}", "", "", f"ours: {batch['share_of_floor']:.0%}"
+            ]
         )
-    console = Console()
-    console.print(table)
-    console.print(f"memory read at {results['bandwidth_gb_s']:.1f} GB/s; {output / 'results.json'}")
+    floor = f"{batch['floor_ms_per_step']:.2f}"
+    return [*shown, ["floor", "", floor, "", "", f"ours: {batch['share_of_floor']:.0%}"]]
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ Started as `python -m benchmarks.generate_arm --arm ours --images 4 --steps 1024
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
-import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.generate import ARMS, TEXT_VOCABULARY, WARM_UP
+from benchmarks.measure import peak_memory, restart_peak, wait
+from common.command import described_parser
 
 CODES = 16_384  # the paper's codebook
 SCALE = 5.0
@@ -39,9 +37,7 @@ MB = 1e6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described_parser(__doc__)
     parser.add_argument("--arm", choices=ARMS, required=True)
     parser.add_argument("--images", type=int, required=True, help="pictures at once")
     parser.add_argument("--steps", type=int, required=True, help="codes per picture")
@@ -84,8 +80,7 @@ def measure(arm: str, images: int, steps: int, text_vocabulary: int) -> dict[str
     draw(steps if cuda else WARM_UP)  # on a GPU it records the graphs; and whatever else happens once
     started = time.perf_counter()
     codes = draw(steps)
-    if cuda:
-        torch.cuda.synchronize()
+    wait()
     seconds = time.perf_counter() - started
     weights = sum(p.numel() * p.element_size() for layer in model.model.layers for p in layer.parameters())
     width = config.num_key_value_heads * config.head_dim * model.lm_head.weight.element_size()
@@ -160,33 +155,6 @@ def prepared(arm: str, model: Any, vocabulary: Any, prompt: list[int], images: i
         return vocabulary.ids_to_codes(out[:images, len(prompt) :])
 
     return draw
-
-
-def restart_peak() -> float:
-    """Bytes that this process holds now (on a GPU: there); `peak_memory` counts from here on."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return float(torch.cuda.memory_allocated())
-    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak may lie before
-        Path("/proc/self/clear_refs").write_text("5")
-    import psutil
-
-    return float(psutil.Process().memory_info().rss)
-
-
-def peak_memory() -> float:
-    """The most bytes held since `restart_peak`."""
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return 1024.0 * int(line.split()[1])
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 if __name__ == "__main__":

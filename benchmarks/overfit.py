@@ -1,6 +1,6 @@
 """Whether answers about photographs can be learned by heart: the whole path from pixels to generated text, closed.
 
-    python benchmarks/overfit.py --photos DIR [--output OUT]     DIR holds llava_conversations.json and its images
+    python -m benchmarks.overfit --photos DIR [--output OUT]     DIR holds llava_conversations.json and its images
 
 The questions are the same few for all photographs, so an answer can be known from the picture only. Tower and
 language model are small and random; the tower stays frozen, the language model learns with the projector. Then every
@@ -10,31 +10,21 @@ own picture, once with another one's. A stopped call is resumed. Writes results.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import ROOT, recipe_parser, report
 from common.errors import UserError, run_cli
 
-ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "benchmarks" / "overfit.yaml"
 TOGETHER = 64  # answers generated at a time
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--photos", type=Path, required=True, help="folder in LLaVA's format")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/benchmarks/overfit"), help="default: %(default)s"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="fields of overfit.yaml to change"
-    )
+    parser = recipe_parser(__doc__, RECIPE, "folder in LLaVA's format")
     options = parser.parse_args()
     annotations = options.photos / "llava_conversations.json"
     if not annotations.is_file():
@@ -52,7 +42,7 @@ def main() -> None:
     train = [sys.executable, str(ROOT / "understanding" / "train.py"), "--config", str(RECIPE)]
     if subprocess.run([*train, *arguments]).returncode:
         raise UserError(f"{options.output / 'run'}: training failed")
-    report(options.photos, options.output, records)
+    score(options.photos, options.output, records)
 
 
 def write_models(output: Path, records: list[dict[str, Any]], overrides: list[str]) -> None:
@@ -80,55 +70,45 @@ def write_models(output: Path, records: list[dict[str, Any]], overrides: list[st
     build_encoder(model.tower.architecture).save_pretrained(output / "tower")
 
 
-def report(photos: Path, output: Path, records: list[dict[str, Any]]) -> None:
+def score(photos: Path, output: Path, records: list[dict[str, Any]]) -> None:
     """Generate every answer and count the exact ones."""
     from PIL import Image
-    from rich.console import Console
-    from rich.table import Table
 
-    from common.data.images import open_image
-    from common.training.run import versions
+    from common.data.images import read_image
     from understanding.chat import load
+    from understanding.conversation import questions, read_conversation
 
     chat = load(output / "run" / "model")
-    pictures = [open_image(photos / record["image"]) for record in records]
+    talks = [list(questions(read_conversation(record).messages)) for record in records]
+    pictures = [read_image(photos / record["image"]) for record in records]
     shuffled = [*pictures[1:], pictures[0]]
 
     def exact(seen: list[Image.Image]) -> dict[str, float]:
         """Share of exact answers by question, its numbers and nouns aside, and over all."""
-        asked, right = [], []
-        for record, picture in zip(records, seen, strict=True):
-            messages: list[dict[str, str]] = []
-            for turn in record["conversations"]:
-                if turn["from"] == "human":
-                    messages = [*messages, {"role": "user", "content": turn["value"]}]
-                else:
-                    asked.append(([picture], messages))
-                    right.append(turn["value"])
-                    messages = [*messages, {"role": "assistant", "content": turn["value"]}]
+        asked = [
+            (picture, turns, answer)
+            for talk, picture in zip(talks, seen, strict=True)
+            for turns, answer in talk
+        ]
         given: list[str] = []
         for start in range(0, len(asked), TOGETHER):
-            given += chat.answer(asked[start : start + TOGETHER], max_new_tokens=64)
+            some = [([picture], turns) for picture, turns, _ in asked[start : start + TOGETHER]]
+            given += chat.answer(some, max_new_tokens=64)
         hits: dict[str, list[bool]] = {"all": []}
-        for (_, messages), answer, truth in zip(asked, given, right, strict=True):
-            kind = messages[-1]["content"].replace("<image>", "").split()[0]
+        for (_, turns, truth), answer in zip(asked, given, strict=True):
+            kind = turns[-1]["content"].replace("<image>", "").split()[0]
             for key in ("all", kind):
                 hits.setdefault(key, []).append(answer == truth)
         return {key: sum(values) / len(values) for key, values in hits.items()}
 
     scores = {"own picture": exact(pictures), "another's picture": exact(shuffled)}
-    (output / "results.json").write_text(
-        json.dumps({"exact": scores, "pictures": len(records), "versions": versions()}, indent=2) + "\n",
-        encoding="utf-8",
+    report(
+        output,
+        {"exact": scores, "pictures": len(records)},
+        f"exact answers about {len(records)} photographs",
+        ("question", *scores),
+        [[key, *(f"{values[key]:.1%}" for values in scores.values())] for key in scores["own picture"]],
     )
-    table = Table(title=f"exact answers about {len(records)} photographs", title_justify="left")
-    table.add_column("question")
-    for name in scores:
-        table.add_column(name, justify="right")
-    for key in scores["own picture"]:
-        table.add_row(key, *(f"{values[key]:.1%}" for values in scores.values()))
-    Console().print(table)
-    print(output / "results.json")
 
 
 if __name__ == "__main__":

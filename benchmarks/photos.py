@@ -1,6 +1,6 @@
 """What the codes cost on photographs: the same autoencoder with and without its quantizer.
 
-    python benchmarks/photos.py --photos DIR [--output OUT]     DIR holds train/ and val/
+    python -m benchmarks.photos --photos DIR [--output OUT]     DIR holds train/ and val/
 
 No pretrained encoder is at hand, so one is trained first, as a continuous autoencoder on the same photographs, and
 stays frozen from then on. The two arms then share trainer, encoder, steps, pictures and seed; one passes the
@@ -11,7 +11,6 @@ SSIM of both, the gap, and how the codebook is used. A stopped call is resumed. 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,9 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import ROOT, recipe_parser, report
 from common.errors import UserError, run_cli
+from common.files import write_png
 
-ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "benchmarks" / "photos.yaml"
 TOWER = ["model.quantize=false", "model.freeze_encoder=false", "model.encoder.source=null"]
 ARMS = {"continuous": ["model.quantize=false"], "codes": []}
@@ -29,22 +29,13 @@ SHOWN = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--photos", type=Path, required=True, help="folder with train/ and val/")
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/benchmarks/photos"), help="default: %(default)s"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="fields of photos.yaml to change"
-    )
+    parser = recipe_parser(__doc__, RECIPE, "folder with train/ and val/")
     options = parser.parse_args()
     for split in ("train", "val"):
         if not (options.photos / split).is_dir():
             raise UserError(f"{options.photos / split}: --photos: no such folder")
     train(options.photos, options.output, options.overrides)
-    report(options.photos, options.output)
+    score(options.photos, options.output)
 
 
 def train(photos: Path, output: Path, overrides: list[str]) -> None:
@@ -93,11 +84,9 @@ def minutes(run: Path, images_per_step: int) -> float:
     return round(seconds / 60, 2)
 
 
-def report(photos: Path, output: Path) -> None:
+def score(photos: Path, output: Path) -> None:
     """Score both models and write what they reached."""
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from common.config import load_config
     from common.data.evaluation import evaluation_loader
@@ -105,7 +94,6 @@ def report(photos: Path, output: Path) -> None:
     from common.metrics.reconstruction import ReconstructionMetrics
     from common.models.vqrae_loading import load_vqrae
     from common.sheets import contact_sheet
-    from common.training.run import versions
     from tokenizer.config import TokenizerConfig
 
     config = load_config(TokenizerConfig, output / "codes" / "config.yaml")
@@ -133,22 +121,16 @@ def report(photos: Path, output: Path) -> None:
         "encoder": f"SigLIP-shaped, {tower['num_hidden_layers']} layers of {tower['hidden_size']}, "
         f"patch {tower['patch_size']} at {tower['image_size']} px, trained as a continuous autoencoder on the same "
         "photographs, then frozen",
-        "versions": versions(),
     }
-    (output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    contact_sheet([(name, [to_pil(one) for one in shown]) for name, shown in rows.items()]).save(
-        output / "grid.png"
-    )
-    table = Table(title=f"{scores['codes']['images']} held-out photographs", title_justify="left")
-    for column in ("", "PSNR, dB", "SSIM", "usage", "perplexity", "tokens per code"):
-        table.add_column(column, justify="right" if column else "left")
+    shown = [(name, [to_pil(picture) for picture in pictures]) for name, pictures in rows.items()]
+    write_png(output / "grid.png", contact_sheet(shown))
+    columns = {"usage": "usage", "perplexity": "perplexity", "tokens_per_code": "tokens per code"}
+    table = []
     for arm, found in scores.items():
-        use = [
-            f"{found[key]:.4g}" if key in found else "-" for key in ("usage", "perplexity", "tokens_per_code")
-        ]
-        table.add_row(arm, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", *use)
-    Console().print(table)
-    print(f"gap {result['gap_db']:.2f} dB; {output / 'results.json'}, {output / 'grid.png'}")
+        use = [f"{found[key]:.4g}" if key in found else "-" for key in columns]
+        table.append([arm, f"{found['psnr']:.2f}", f"{found['ssim']:.3f}", *use])
+    title = f"{scores['codes']['images']} held-out photographs, gap {result['gap_db']:.2f} dB"
+    report(output, result, title, ("", "PSNR, dB", "SSIM", *columns.values()), table)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,10 @@ FILES = sorted(path for name in ALLOWED for path in (ROOT / name).rglob("*.py"))
 # Started by their path, so that their own folder comes first on sys.path; all others are started with -m.
 SCRIPTS = sorted(
     path
-    for folder in (*JOBS, "benchmarks")
-    for path in (ROOT / folder).glob("*.py")
+    for path in (
+        *(path for job in JOBS for path in (ROOT / job).glob("*.py")),
+        ROOT / "benchmarks" / "gpu.py",
+    )
     if path.stem != "__init__"
 )
 
@@ -167,7 +169,7 @@ def test_no_script_hijacks_an_import() -> None:
 
 
 def test_whoever_says_it_is_started_by_its_path_is() -> None:
-    """In folders below, and in evals and vqrae, modules are started with `-m` and say so."""
+    """In folders below, and in evals, vqrae and benchmarks, modules are started with `-m` and say so."""
     for path in FILES:
         module = module_name(path)
         by_path = f"python {path.relative_to(ROOT)}"

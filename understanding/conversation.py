@@ -7,7 +7,7 @@ whole text: nothing is ever tokenised twice and compared. A record that cannot b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,13 @@ def read_conversation(record: Any) -> Conversation:
     if len(images) == 1:
         messages = [_image_first(message) for message in messages]
     return Conversation(str(record.get("id", "")), images, (*system, *messages))
+
+
+def questions(messages: Sequence[dict[str, str]]) -> Iterator[tuple[list[dict[str, str]], str]]:
+    """Each question with the true turns before it, as a model is asked, and its true answer."""
+    for place, turn in enumerate(messages):
+        if turn["role"] == "assistant":
+            yield list(messages[:place]), turn["content"]
 
 
 def _images(value: Any) -> tuple[str, ...]:

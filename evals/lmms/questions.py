@@ -17,7 +17,7 @@ from common.errors import UserError, refusing
 from common.files import write_text
 from evals.lmms.tasks import WHOLE
 from understanding.annotations import read_records
-from understanding.conversation import BadSample, read_conversation
+from understanding.conversation import BadSample, questions, read_conversation
 from understanding.templates import IMAGE_TOKEN
 
 WORDS = 3  # of an answer that is asked for
@@ -44,14 +44,12 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
                 raise UserError(f"{path}: record {number}: image: {picture}: no such file")
         # A finished task counts for the same pictures only, and not for others of the same names.
         seen = hashlib.sha256(b"".join(hashlib.sha256(Path(one).read_bytes()).digest() for one in pictures))
-        answers = [place for place, turn in enumerate(talk.messages) if turn["role"] == "assistant"]
-        kinds = record.get("kinds") or [""] * len(answers)
-        if len(kinds) != len(answers):
-            raise UserError(f"{path}: record {number}: kinds: expected {len(answers)}, found {len(kinds)}")
-        for place, kind in zip(answers, kinds, strict=True):
-            answer = talk.messages[place]["content"]
+        asked = list(questions(talk.messages))
+        kinds = record.get("kinds") or [""] * len(asked)
+        if len(kinds) != len(asked):
+            raise UserError(f"{path}: record {number}: kinds: expected {len(asked)}, found {len(kinds)}")
+        for (turns, answer), kind in zip(asked, kinds, strict=True):
             if len(answer.split()) <= WORDS:
-                turns = list(talk.messages[:place])
                 row = {"pictures": pictures, "pictures_sha256": seen.hexdigest(), "turns": turns}
                 rows.append({**row, "answer": answer, "kind": kind})
     if not rows:

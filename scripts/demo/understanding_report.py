@@ -26,6 +26,7 @@ from scripts.demo.command import demo_parser
 from scripts.demo.summary import merge
 from scripts.demo.world import read_records
 from understanding.chat import ChatModel, load
+from understanding.conversation import questions, read_conversation
 from understanding.templates import IMAGE_TOKEN
 
 ARMS = {
@@ -55,14 +56,13 @@ def read_turns(world: Path) -> tuple[list[Image.Image], list[Turn]]:
         UserError: the folder holds no world.
     """
     talks = read_records(world / "val_questions.json")
-    turns = []
-    for number, talk in enumerate(talks):
-        messages: list[dict[str, str]] = []
-        said = talk["conversations"]
-        for kind, question, answer in zip(talk["kinds"], said[::2], said[1::2], strict=True):
-            messages = [*messages, {"role": "user", "content": question["value"]}]
-            turns.append(Turn(picture=number, kind=kind, messages=messages, answer=answer["value"]))
-            messages = [*messages, {"role": "assistant", "content": answer["value"]}]
+    turns = [
+        Turn(picture=number, kind=kind, messages=messages, answer=answer)
+        for number, talk in enumerate(talks)
+        for kind, (messages, answer) in zip(
+            talk["kinds"], questions(read_conversation(talk).messages), strict=True
+        )
+    ]
     return [read_image(world / talk["image"]) for talk in talks], turns
 
 
