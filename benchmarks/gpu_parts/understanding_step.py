@@ -21,7 +21,7 @@ from common.language.partition import Partition, save_memory
 from common.models.encoder_loading import build_encoder
 from common.models.vision_encoder import VisionEncoder
 from common.training.engine import deepspeed_config
-from common.training.memory import zero_bytes
+from common.training.plan import zero_bytes
 from understanding.assemble import read_features, start_language_side
 from understanding.batches import Batch, collate
 from understanding.config import UnderstandingConfig
