@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -17,6 +18,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # pair_jobs, tiny: what tests sh
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Two processes on two cores; and sums in a fixed order, which the bit-equality tests rely on.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow without a word: files that train, since a first DeepSpeed engine compiles an operator, and the pair."""
+    for item in items:
+        trains = isinstance(item, pytest.Function) and inspect.isfunction(getattr(item.module, "train", None))
+        if trains or "pair" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -118,9 +118,9 @@ def replaced(scene: scenes.Scene, coverage: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("pair", itertools.combinations(world_shapes.SHAPES[:3], 2), ids="-".join)
-def test_a_shape_between_two_others_is_neither(two_things: scenes.Scene, pair: tuple[str, str]) -> None:
-    between = sum(world_shapes.shape_mask(shape, 11) for shape in pair) / 2
+@pytest.mark.parametrize("two", itertools.combinations(world_shapes.SHAPES[:3], 2), ids="-".join)
+def test_a_shape_between_two_others_is_neither(two_things: scenes.Scene, two: tuple[str, str]) -> None:
+    between = sum(world_shapes.shape_mask(shape, 11) for shape in two) / 2
     found = detector.detect(replaced(two_things, np.asarray(between)))
     assert [one.score > detector.MIN_SCORE for one in found] == [True, False]
 
