@@ -27,6 +27,8 @@ def print_table(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     title = f"{facts['device'].get('name', 'no device')}, torch {facts['versions'].get('torch')}"
+    if facts.get("check"):
+        title += "; a check at tiny size, whose times mean nothing"
     table = Table(title=title, title_justify="left")
     for column in ("part", "what"):
         table.add_column(column, overflow="fold")

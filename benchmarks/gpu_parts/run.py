@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import time
 from pathlib import Path
@@ -112,16 +114,20 @@ def main() -> None:
         raise UserError(
             f"no GPU: torch {torch.__version__} sees none here; `--check` runs every part at tiny size on a CPU"
         )
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # parts end with this process
     out = options.output.resolve()
     out.mkdir(parents=True, exist_ok=True)
     minutes = options.minutes or (CHECK_MINUTES if options.check else MINUTES)
     deadline = started + 60 * minutes - REPORTING
     at_once = AT_ONCE_IN_CHECK if options.check else 1
     outcomes = []
-    for outcome in run_parts(parts, out, deadline, options.check, at_once):
-        outcomes.append(outcome)
-        said = f" ({outcome.reason})" if outcome.reason else ""
-        print(f"{outcome.name}: {outcome.state}, {outcome.seconds:.0f} s{said}", file=sys.stderr, flush=True)
+    with contextlib.closing(run_parts(parts, out, deadline, options.check, at_once)) as coming:
+        for outcome in coming:
+            outcomes.append(outcome)
+            said = f" ({outcome.reason})" if outcome.reason else ""
+            print(
+                f"{outcome.name}: {outcome.state}, {outcome.seconds:.0f} s{said}", file=sys.stderr, flush=True
+            )
     facts = {
         "command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]]),
         "device": next((outcome.device for outcome in outcomes if outcome.device), {}),

@@ -3,13 +3,15 @@ alone and the next one finds the GPU's memory free."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,9 @@ OUT_OF_MEMORY = 3
 """Exit status of a part whose batch does not fit; it is started anew with a smaller one."""
 SHRINKS = (1, 2, 4)
 LAST_LINES = 40
+POLL = 0.2  # seconds
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""In a check: parts share the cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,34 +72,48 @@ class Outcome:
 
 def run_parts(
     parts: Sequence[Part], out: Path, deadline: float, check: bool = False, at_once: int = 1
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """The outcome of each part, in their order; a part is skipped if the time that is left is less than it needs.
 
     Args:
         deadline: of `time.monotonic()`.
         at_once: processes side by side; more than one makes every time worthless.
     """
+    stop = threading.Event()
     with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(lambda part: run_part(part, out, deadline, check), parts)
+        running = [pool.submit(run_part, part, out, deadline, check, stop) for part in parts]
+        try:
+            for future in running:
+                yield future.result()
+        finally:  # an interrupt, where not all is done
+            stop.set()
 
 
-def run_part(part: Part, out: Path, deadline: float, check: bool = False) -> Outcome:
-    """Run one part, again with half the batch and half of that where the memory does not suffice."""
+def run_part(
+    part: Part, out: Path, deadline: float, check: bool = False, stop: threading.Event | None = None
+) -> Outcome:
+    """Run one part, again with half the batch and half of that where the memory does not suffice; end it at `stop`."""
+    stop = stop or threading.Event()
     outcome = Outcome(part.name, "skipped")
     for shrink in SHRINKS:
+        if stop.is_set():
+            outcome.reason = "interrupted"
+            return outcome
         left = deadline - time.monotonic()
         if left < part.needs:
             why = f"needs about {part.needs:.0f} s, {max(left, 0):.0f} s are left"
             outcome.reason = f"{outcome.reason}; a smaller batch {why}" if outcome.reason else why
             return outcome
         limit = left if check else min(part.limit, left)
-        outcome, status = _run_once(part, out, limit, check, shrink)
+        outcome, status = _run_once(part, out, limit, check, shrink, stop)
         if status != OUT_OF_MEMORY:
             break
     return outcome
 
 
-def _run_once(part: Part, out: Path, limit: float, check: bool, shrink: int) -> tuple[Outcome, int]:
+def _run_once(
+    part: Part, out: Path, limit: float, check: bool, shrink: int, stop: threading.Event
+) -> tuple[Outcome, int]:
     printed, log = out / f"{part.name}.txt", out / f"{part.name}.log"
     part.result(out).unlink(missing_ok=True)
     started = time.monotonic()
@@ -104,17 +123,10 @@ def _run_once(part: Part, out: Path, limit: float, check: bool, shrink: int) -> 
             stdout=stdout,
             stderr=stderr,
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": "140"},
+            env={**os.environ, "COLUMNS": "140", **(ONE_THREAD if check else {})},
             start_new_session=True,  # so that what it starts ends with it
         )
-        try:
-            status = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        status = _wait(process, limit, stop)
     lines = [_lines(path) for path in (printed, log)]
     outcome = Outcome(part.name, "measured", seconds=time.monotonic() - started)
     result = _read(part.result(out)) if part.rows else {"rows": []}
@@ -137,6 +149,20 @@ def _run_once(part: Part, out: Path, limit: float, check: bool, shrink: int) -> 
     else:
         outcome.reason = result.get("error") or complaint(*lines) or f"exit status {status}"
     return outcome, -1 if status is None else status
+
+
+def _wait(process: subprocess.Popen[bytes], limit: float, stop: threading.Event) -> int | None:
+    """Its exit status; None if it was ended, with all that it started, at the limit or at `stop`."""
+    end = time.monotonic() + limit
+    try:
+        while time.monotonic() < end and not stop.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(POLL, max(0.0, end - time.monotonic())))
+        return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def complaint(printed: list[str], log: list[str]) -> str:
