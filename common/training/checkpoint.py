@@ -120,17 +120,3 @@ def read_state(checkpoint: Path, rank: int) -> dict[str, Any]:
         ) from error
     except (RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
-
-
-def random_state() -> dict[str, Any]:
-    """This process's torch generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from common import dist
 from common.errors import UserError
-from common.training.checkpoint import Checkpoints, random_state, read_state, set_random_state
+from common.training.checkpoint import Checkpoints, read_state
 from common.training.engine import load_engine
 
 
@@ -67,7 +69,7 @@ class TrainingState:
         Raises:
             UserError: it could not be written.
         """
-        state: dict[str, Any] = {"step": step, "random": random_state()}
+        state: dict[str, Any] = {"step": step, "random": _random_state()}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         state |= {name: fact.value for name, fact in self.facts.items()}
 
@@ -98,5 +100,19 @@ class TrainingState:
             load_engine(engine, checkpoint, name, strict=name not in self.without_frozen)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        set_random_state(state["random"])
+        _set_random_state(state["random"])
         return int(state["step"])
+
+
+def _random_state() -> dict[str, Any]:
+    """This process's torch generators."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
