@@ -218,6 +218,7 @@ def test_a_plan_for_a_wrong_number_of_gpus(
     assert named in the_error(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_run_of_another_architecture_is_not_resumed(
     command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +238,7 @@ def last_line(run: Path) -> dict[str, float]:
     return next(line for line in reversed(lines) if line["kind"] == "train")
 
 
+@pytest.mark.slow
 def test_odd_pictures_are_trained_and_evaluated_on(command: Callable[..., int], tmp_path: Path) -> None:
     steps = -(-len(ODD) // 4)  # a whole epoch: each picture comes at least once
     odd = ["data.sources.0.path={shelf}/odd", "evaluation.images={shelf}/odd", "evaluation.limit=100"]
@@ -246,6 +248,7 @@ def test_odd_pictures_are_trained_and_evaluated_on(command: Callable[..., int], 
     assert json.loads(lines[-1])["kind"] == "evaluation" and json.loads(lines[-1])["images"] == len(ODD)
 
 
+@pytest.mark.slow
 def test_damaged_pictures_and_bombs_are_counted(
     command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

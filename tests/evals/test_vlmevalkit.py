@@ -92,6 +92,7 @@ def launch(shelf: Path, output: Path, *options: str) -> subprocess.CompletedProc
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_kit_asks_our_model_and_its_scores_are_the_tables(shelf: Path, tmp_path: Path) -> None:
     done = launch(shelf, tmp_path, "--data", "POPE", "--limit", "2", "--paper-row", "Vicuna-7B 256 px")
     assert done.returncode == 0, done.stderr
