@@ -6,7 +6,7 @@
 
 A picture follows from (model, prompt, seed, index of the prompt, index of the sample, settings). What stands beside it
 in a batch changes none of its random numbers, only roundings of about 1e-6, which rarely tip a draw; evaluations keep
-to one batch size and one composition, so that theirs are equal to the last bit (see `picture_files`).
+to one batch size and one composition, so that theirs are equal to the last bit (see `picture_folder`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ What is notable here:
 - With guidance, each picture has two rows, and both are fed the code that is drawn once.
 - Outside the guidance interval the unconditional rows are not computed. Where it begins later, they catch up on the
   codes drawn so far in one pass.
-- A step reads and writes fixed buffers only, and its random numbers are a pure function (see `draw`), so on a GPU the
+- A step reads and writes fixed buffers only, and its random numbers are a pure function (see `gumbel`), so on a GPU the
   whole step is recorded as a CUDA graph and replayed; one graph for each `GRAPH_STRIDE` slots of length.
 
 Legend: B pictures, N codes of each, K codes, P slots of the longest prompt, T slots in all.
@@ -66,7 +66,7 @@ class Sampler:
             prompts: ids of each distinct prompt, begin_image last (see `prompt.prompt_ids`).
             unconditional: the same of the unconditional prompt.
             owners: for each picture the index of its prompt.
-            keys: for each picture the key of its random numbers (see `draw.picture_key`).
+            keys: for each picture the key of its random numbers (see `gumbel.picture_key`).
             steps: N; None: as many as the vocabulary's grid has.
             on_step: called after each code.
 

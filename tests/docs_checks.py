@@ -52,7 +52,7 @@ LAUNCHERS = {
     "torchrun": {"--standalone": False, "--nproc-per-node": True, "--nnodes": True},
 }
 # Scripts that hand their options on.
-PASSED_ON = {"benchmarks/geneval_processes.py": ("bash", "evals/run_geneval.sh")}
+PASSED_ON = {"benchmarks.geneval_processes": ("bash", "evals/run_geneval.sh")}
 OURS = ("python", "bash", "vqrae", *LAUNCHERS)
 
 # Words in backticks that do not occur in the code: those of others, and of our tests.

@@ -20,7 +20,7 @@ from common.training.state import TrainingState
 from evals.geneval import run as geneval
 from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
-from generation import picture_folder as picture_files
+from generation import picture_folder
 from generation import train as generation_train
 from generation.drawing import Drawing
 from generation.generator import Generator
@@ -115,7 +115,7 @@ def extract_codes(shelf: str, folder: str, batch_size: int, shard_size: int) -> 
 
 def write_pictures(model: str, prompts: list[str], n: int, folder: str, batch_size: int) -> list[str]:
     """This rank's share of a folder of generated pictures; returns the names of all."""
-    files = picture_files.write_pictures(
+    files = picture_folder.write_pictures(
         Generator.from_pretrained(model),
         prompts,
         n,

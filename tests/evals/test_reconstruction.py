@@ -20,11 +20,9 @@ from common.errors import UserError
 from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
-from evals.reconstruction import examples as reconstruction_report
-from evals.reconstruction import preprocessing as protocols
-from evals.reconstruction import progress as reconstruction_progress
+from evals.reconstruction import examples as shown
+from evals.reconstruction import preprocessing, progress, score
 from evals.reconstruction import run as reconstruction
-from evals.reconstruction import score as reconstruct
 from tokenizer import inference
 from vqrae import cli
 from vqrae.reconstruct import fitted
@@ -114,7 +112,7 @@ def test_an_interrupted_evaluation_goes_on(
     model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is scored twice, and the outcome is that of one call, to the last byte; other settings begin anew."""
-    monkeypatch.setattr(reconstruction_progress, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SAVE_SECONDS", 0.0)
     original, seen = ReconstructionMetrics.update, []
 
     def update(self: Any, *inputs: Any) -> Any:
@@ -164,7 +162,7 @@ def test_protocols_cut_and_squash(pictures: Path) -> None:
         middle = np.asarray(picture.convert("RGB").resize((67, 48), Image.Resampling.BICUBIC))[:, 10:58]
         whole = np.asarray(picture.convert("RGB").resize((48, 48), Image.Resampling.BICUBIC))
     for protocol, expected in (("titok", middle), ("squash", whole)):
-        loader = protocols.open_pictures(path, protocol, 48, 4, 0, 1, 0, None)
+        loader = preprocessing.open_pictures(path, protocol, 48, 4, 0, 1, 0, None)
         first = next(iter(loader))["pixels"][0]
         assert np.array_equal(first.permute(1, 2, 0).numpy(), expected), protocol
 
@@ -206,14 +204,14 @@ def test_worst_and_first_pictures_of_all_ranks() -> None:
     picture = torch.zeros(3, 2, 2, dtype=torch.uint8)
     ranks = []
     for rank in range(3):
-        examples = reconstruction_report.Examples(count=4)
+        examples = shown.Examples(count=4)
         for index in range(rank, 40, 3):
             examples.add(index, psnr[index], picture, picture)
         ranks.append(([{"index": index} for index in range(rank, 40, 3)], examples))
-    dist = reconstruction_report.dist
+    dist = shown.dist
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dist, "gather_objects", lambda value: ranks)
-        rows, merged = reconstruction_report.gather(*ranks[0])
+        rows, merged = shown.gather(*ranks[0])
     assert [row["index"] for row in rows] == list(range(40))
     assert [example.index for example in merged.first] == [0, 1, 2, 3]
     assert [example.psnr for example in merged.worst] == [0, 1, 2, 3]
@@ -360,9 +358,7 @@ def test_networks_are_built_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "load_inception_fid", lambda *given: asked.append(given))
     model = SimpleNamespace(config=SimpleNamespace(codebook_size=8))
     cpu = torch.device("cpu")
-    reconstruct.build_metrics(
-        model, cpu, ssim_range_2=False, lpips_weights="v.pth", inception_weights="i.pth"
-    )
+    score.build_metrics(model, cpu, ssim_range_2=False, lpips_weights="v.pth", inception_weights="i.pth")
     assert asked == [
         ("v.pth", "--lpips-weights (or --skip-lpips)"),
         ("i.pth", "--inception-weights (or --skip-fid)"),

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
-from generation import gumbel as drawing
+from generation import gumbel
 from generation.sampler import Sampler, Sampling, picture_key
 from generation.vocabulary import VisualVocabulary
 
@@ -164,7 +164,7 @@ def by_hand(model: Qwen3ForCausalLM, prompt: list[int], key: int, sampling: Samp
                 for start in (prompt, NOTHING)
             )
         logits = u + scale * (c - u)
-        codes += drawing.draw(logits, sampling, torch.tensor([key]), torch.tensor([step])).tolist()
+        codes += gumbel.draw(logits, sampling, torch.tensor([key]), torch.tensor([step])).tolist()
     return codes
 
 
@@ -266,7 +266,7 @@ def test_buffers_are_used_again_without_a_trace(model: Qwen3ForCausalLM) -> None
 def test_noise_is_standard_gumbel_and_without_correlation() -> None:
     keys = torch.tensor([picture_key(0, 0, sample) for sample in range(4)])
     codes = torch.arange(50_000).expand(4, -1)
-    first, second = (drawing.gumbel(keys, torch.tensor([step]), codes).double() for step in (0, 1))
+    first, second = (gumbel.gumbel(keys, torch.tensor([step]), codes).double() for step in (0, 1))
     for noise in (*first, *second):
         assert abs(float(noise.mean()) - 0.5772) < 0.03 and abs(float(noise.var()) - 1.6449) < 0.06
     together = torch.corrcoef(torch.cat([first, second, first.roll(1, 1)]))
@@ -278,7 +278,7 @@ def test_draws_follow_the_probabilities() -> None:
     for settings in ({}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.8}):
         sampling = Sampling(**settings)
         keys = torch.tensor([picture_key(1, 0, sample) for sample in range(20_000)])
-        drawn = drawing.draw(logits.expand(len(keys), -1), sampling, keys, torch.tensor([0]))
+        drawn = gumbel.draw(logits.expand(len(keys), -1), sampling, keys, torch.tensor([0]))
         expected = logits[None] / sampling.temperature
         if sampling.top_k:
             expected = TopKLogitsWarper(sampling.top_k)(None, expected)
@@ -293,7 +293,7 @@ def test_known_draws() -> None:
     assert picture_key(0, 0, 0) == 155117376470542607
     logits = torch.zeros(1, 16384)
     drawn = [
-        int(drawing.draw(logits, Sampling(), torch.tensor([155117376470542607]), torch.tensor([step])))
+        int(gumbel.draw(logits, Sampling(), torch.tensor([155117376470542607]), torch.tensor([step])))
         for step in range(4)
     ]
     assert drawn == [6093, 6046, 8411, 13716]
