@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from safetensors import SafetensorError
-
 from common.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -42,10 +40,9 @@ def writing(where: Path | str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str | None:
     """Why something could not be written; None if that is not what the error says."""
-    # Tokenizers, which are written in Rust, raise nothing but plain exceptions.
-    from_rust = isinstance(error, SafetensorError) or (
-        type(error) is Exception and "(os error " in str(error)
-    )
+    # By its name, so that nothing is imported to say so. Tokenizers, written in Rust too, raise plain exceptions.
+    kind = type(error)
+    from_rust = kind.__name__ == "SafetensorError" or (kind is Exception and "(os error " in str(error))
     if from_rust or isinstance(error, OSError):
         return getattr(error, "strerror", None) or one_line(error)  # the file it names is the partial
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))

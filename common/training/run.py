@@ -19,8 +19,8 @@ from typing import Any
 
 from common import dist
 from common.config import dump_config
-from common.errors import UserError
-from common.files import whole_folder, write_json, write_text, writing
+from common.errors import UserError, refusing
+from common.files import whole_folder, write_json, write_text
 
 REPORTED = (
     "vqrae",
@@ -45,7 +45,7 @@ def open_run(folder: str, resume: bool) -> Path:
     if not resume and (path / "checkpoints").is_dir():
         raise UserError(f"{path}: holds a run already; choose another output, remove it, or set resume=true")
     if dist.is_main():
-        with writing(f"{path}: output"):
+        with refusing(f"{path}: output: cannot be made", OSError):
             path.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     return path

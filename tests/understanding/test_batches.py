@@ -296,7 +296,7 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
 def test_only_answers_are_targets(tmp_path: Path) -> None:
     dataset = open_conversations(tmp_path)
     records = json.loads((tmp_path / "conversations.json").read_text())
-    text_tokenizer = dataset._text_tokenizer
+    text_tokenizer, *_ = dataset._encoding
     for index in (0, len(records) - 1):
         batch = read_batch(dataset, [(index,)], packed=False)
         answers = [turn["value"] for turn in records[index]["conversations"][1::2]]
