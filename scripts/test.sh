@@ -25,6 +25,6 @@ fi
 mypy &
 types=$!
 failed=
-python -m pytest -m "not slow" "$@" || failed=yes
+python -m pytest -m "not slow" --durations=5 --durations-min=2 "$@" || failed=yes
 wait "$types" || failed=yes
 [ -z "$failed" ]

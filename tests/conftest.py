@@ -6,7 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow without a word: files that train, since a first DeepSpeed engine compiles an operator, and the pair."""
+    """Slow without a word: what takes the pair, and files that import `train` or `extract` to run them."""
     for item in items:
-        trains = isinstance(item, pytest.Function) and inspect.isfunction(getattr(item.module, "train", None))
-        if trains or "pair" in getattr(item, "fixturenames", ()):
+        module = getattr(item, "module", None)
+        runs = any(inspect.isfunction(getattr(module, name, None)) for name in ("train", "extract"))
+        if runs or "pair" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Only a slow test may start a process group: the first on a machine compiles operators for a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "common.dist" in sys.modules and not item.get_closest_marker("slow"):
+            patch.setattr("common.dist.start", _refuse)
+        return (yield)
+
+
+def _refuse() -> None:
+    raise AssertionError("this test trains or extracts codes: mark it with pytest.mark.slow")
 
 
 @pytest.fixture(scope="session")

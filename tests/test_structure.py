@@ -235,6 +235,7 @@ def test_help_loads_no_model_library() -> None:
         }
 
 
+@pytest.mark.slow
 def test_printing_a_recipe_loads_no_model_library() -> None:
     code = "import sys; sys.argv = ['x', '--print-config']\n"
     code += "".join(f"from {job}.train import main; main()\n" for job in JOBS)

@@ -70,6 +70,7 @@ def straight(config: DataConfig, seed: int, positions: range) -> list[tuple[str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_ranks_and_workers_share_one_order(kind: str, tmp_path: Path) -> None:
     config = data_of(kind, tmp_path)
     expected = straight(config, 5, range(12, 108))

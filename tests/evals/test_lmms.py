@@ -16,6 +16,8 @@ from understanding.chat import ChatModel
 
 pytest.importorskip("lmms_eval", reason="the extra `evals` is not installed")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:

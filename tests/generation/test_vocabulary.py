@@ -142,6 +142,7 @@ def test_a_generator_loads_as_it_was_saved(generator: tuple[Path, GeneratorFolde
     assert torch.equal(loaded.model(ids).logits, saved.model(ids).logits)
 
 
+@pytest.mark.slow
 def test_the_folder_loads_without_our_code(generator: tuple[Path, GeneratorFolder], tmp_path: Path) -> None:
     folder, saved = generator
     code = (

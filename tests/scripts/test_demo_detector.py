@@ -16,6 +16,7 @@ from evals.detectors import world_shapes
 from scripts.demo import detected, scenes
 
 
+@pytest.mark.slow
 def test_clean_scenes_are_detected_exactly(many_scenes: list[scenes.Scene]) -> None:
     for scene in many_scenes:
         image = scenes.render(scene)
