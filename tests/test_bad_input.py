@@ -168,6 +168,7 @@ def test_a_recipe_that_does_not_fit(
     assert named in the_error(error) and error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "named"),
     [

@@ -275,6 +275,7 @@ def test_two_processes_step_like_one(pair: Any, shelf: Path, tmp_path: Path, cas
             torch.testing.assert_close(weights[1][name], tensor, **tolerance, msg=name)
 
 
+@pytest.mark.slow
 def test_zero_3_leaves_no_trace_in_the_process(shelf: Path, tmp_path: Path) -> None:
     """A world of one: torch's and transformers' functions are afterwards what they were."""
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
