@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts.schedule import OUT_OF_MEMORY
+from benchmarks.measure import device_name
 
 Row = dict[str, Any]
 """`what`; where there is one, `batch`, `unit`, `per_second`, `ms`, `mfu`, `memory_gib`, `waiting`, `note`, `failed`."""
@@ -61,10 +62,10 @@ def device_facts() -> dict[str, Any]:
     import torch
 
     if not torch.cuda.is_available():
-        return {"name": f"CPU, {torch.get_num_threads()} threads"}
+        return {"name": device_name()}
     facts = torch.cuda.get_device_properties(torch.cuda.current_device())
     return {
-        "name": facts.name,
+        "name": device_name(),
         "memory_gib": round(facts.total_memory / 2**30, 1),
         "compute_capability": f"{facts.major}.{facts.minor}",
     }

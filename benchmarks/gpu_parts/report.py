@@ -1,22 +1,14 @@
-"""The outcomes as JSON and as one table."""
+"""The outcomes as one table."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts.schedule import Outcome
 
 PIPED_WIDTH = 160  # columns where there is no terminal to ask
-
-
-def write_json(path: Path, facts: dict[str, Any], outcomes: Sequence[Outcome]) -> None:
-    text = json.dumps({**facts, "parts": [asdict(outcome) for outcome in outcomes]}, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def print_table(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> None:

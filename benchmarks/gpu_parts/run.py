@@ -7,10 +7,13 @@ import contextlib
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.gpu_parts.schedule import Part, run_parts
+from common.command import described_parser
 from common.errors import UserError, run_cli
+from common.files import write_json
 
 HERE = "benchmarks.gpu_parts"
 MINUTES = 8
@@ -107,7 +110,7 @@ def main() -> None:
     started = time.monotonic()
     import torch
 
-    from benchmarks.gpu_parts.report import print_table, write_json
+    from benchmarks.gpu_parts.report import print_table
     from common.training.run import versions
 
     if not torch.cuda.is_available() and not options.check:
@@ -135,7 +138,7 @@ def main() -> None:
         "check": options.check,
         "seconds": time.monotonic() - started,
     }
-    write_json(out / "results.json", facts, outcomes)
+    write_json(out / "results.json", {**facts, "parts": [asdict(outcome) for outcome in outcomes]})
     print_table(facts, outcomes)
     print(
         f"{facts['command']}: {facts['seconds']:.0f} s; {options.output / 'results.json'}, and a log for each part"
@@ -144,10 +147,8 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="gpu.py",
-        description=__doc__,
-        epilog="parts: " + ", ".join(part.name for part in PARTS),
+    parser = described_parser(
+        __doc__, prog="gpu.py", epilog="parts: " + ", ".join(part.name for part in PARTS)
     )
     parser.add_argument(
         "--output", type=Path, default=Path("runs/benchmarks/gpu"), help="default: %(default)s"

@@ -123,9 +123,7 @@ def test_what_is_printed_counts_where_there_are_no_rows(planted: Any, tmp_path: 
     assert outcome.state == "measured" and outcome.lines[0].startswith("The Zen of Python")
 
 
-def test_the_table_shows_what_was_measured_failed_and_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_shows_what_was_measured_failed_and_skipped(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"what": "a step", "batch": 32, "unit": "images", "per_second": 412.25, "ms": 77.6}
     row |= {"mfu": 0.4321, "memory_gib": 61.2, "waiting": 0.055, "flops": 1e12, "note": "random"}
     outcomes = [
@@ -135,16 +133,31 @@ def test_the_table_shows_what_was_measured_failed_and_skipped(
         Outcome("said", "measured", lines=["[404, 5.0]"]),
     ]
     facts = {"device": {"name": "One GPU"}, "versions": {"torch": "2.11.0"}}
-    report.write_json(tmp_path / "results.json", facts, outcomes)
     report.print_table(facts, outcomes)
     shown = capsys.readouterr().out
     for text in ("One GPU, torch 2.11.0", "412.2 images", "77.6", "43.2%", "61.2", "5.5%", "[404, 5.0]"):
         assert text in shown
     for text in ("failed: differs", "RuntimeError: no [kernel]", "skipped", "needs about 60 s"):
         assert text in shown
-    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
-    assert [part["state"] for part in parts] == ["measured", "failed", "skipped", "measured"]
-    assert parts[0]["rows"] == [row]
+
+
+@pytest.mark.parametrize(("deed", "status"), [("work", False), ("crash", True)])
+def test_the_whole_command(
+    deed: str, status: bool, planted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table, JSON and exit status: not 0 if a part failed."""
+    monkeypatch.setattr(run, "PARTS", (planted(deed, check_words=(deed,)),))
+    monkeypatch.setattr(run.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--check", "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    assert ended.value.code is status
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["command"].startswith("python benchmarks/gpu.py --check --output ")
+    assert {"python", "torch", "cuda"} <= set(results["versions"])
+    (part,) = results["parts"]
+    assert part["state"] == ("failed" if status else "measured")
+    assert results["device"] == ({} if status else {"name": "here"})
 
 
 def test_overlapping_streams_count_once() -> None:
