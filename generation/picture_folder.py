@@ -1,38 +1,57 @@
-"""A folder of pictures for a list of prompts: over processes, resumable, every picture telling what made it.
+"""A folder of pictures for a list of prompts: over processes, resumable, extended by later calls.
 
-    OUT/settings.json       all that shapes the pictures; a later call with other settings is refused
-    OUT/00000_0000.png      prompt 0, sample 0; prompt, seed and settings are in its text chunks
-    OUT/sheet.png           the first pictures with their prompts
+    OUT/settings.json       what all pictures share; a later call with other settings is refused
+    OUT/00000_0000.png      prompt 0, picture 0 of it; prompt, seed and settings are in its text chunks
+    OUT/sheet.png           the first pictures of the last call with their prompts
+
+Pictures are kept one by one (see `picture_record`): a call with more prompts, more pictures of each, or another batch
+size draws what is not there yet.
 
 What is notable here: batches are cut from the whole list, all of one size (the last is filled up), and whole batches
 are dealt to processes. So each picture is drawn beside the same others whatever the number of processes and wherever a
-run was interrupted, and comes out equal to the last bit on the same kind of machine.
+run was interrupted, and comes out equal to the last bit on the same kind of machine. The list has the first picture of
+every prompt, then the second of every prompt: so more pictures of each are further batches, not half of every batch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from common import dist
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.files import write_json, write_png
 from common.sheets import contact_sheet
 from common.training.run import versions
+from generation.batches import Job, jobs_for
 from generation.drawing import Drawing, option_error
-from generation.generator import Generator, Job, jobs_for
+from generation.generator import Generator
+from generation.picture_record import State, look, save
+from generation.sampling_file import as_json
 
 SHEET_PROMPTS, SHEET_PICTURES = 16, 8
 Naming = Callable[[Job], str]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All pictures of a call, prompt after prompt, and how many of them were there, and not whole, before it."""
+
+    files: list[Path]
+    kept: int
+    damaged: int
+
+    def __str__(self) -> str:
+        again = f" ({self.damaged} of them anew: they were damaged)" if self.damaged else ""
+        return f"{len(self.files) - self.kept} pictures drawn{again}, {self.kept} were there"
 
 
 def flat(job: Job) -> str:
@@ -46,9 +65,16 @@ def geneval(job: Job) -> str:
 
 
 def draw(
-    drawing: Drawing, model: str, prompts: Sequence[str], n: int, folder: Path, naming: Naming = flat
-) -> list[Path]:
-    """`write_pictures` of a generator that is loaded as `drawing` says.
+    drawing: Drawing,
+    model: str,
+    prompts: Sequence[str],
+    n: int,
+    folder: Path,
+    naming: Naming = flat,
+    numbers: Sequence[int] | None = None,
+    overwrite: bool = False,
+) -> Drawn:
+    """`write_pictures` of a generator that is loaded as `drawing` says; says which settings of the sampler are used.
 
     Args:
         model: its folder or hub id.
@@ -59,11 +85,15 @@ def draw(
     device = dist.start_process(drawing.device)
     dtype = getattr(torch, drawing.dtype) if drawing.dtype else None
     generator = Generator.from_pretrained(model, device, dtype)
+    sampling = drawing.sampling(generator.sampling)
     try:
-        drawing.sampling.check(generator.vocabulary.codebook_size)
+        sampling.check(generator.vocabulary.codebook_size)
     except ValueError as error:
         raise option_error(error) from error
-    return write_pictures(generator, prompts, n, folder, drawing, naming, model)
+    if dist.is_main():
+        stated = f"; stated here: {', '.join(drawing.stated)}" if drawing.stated else ""
+        print(f"sampling: {sampling} ({generator.origin}{stated})", flush=True)
+    return write_pictures(generator, prompts, n, folder, drawing, naming, model, numbers, overwrite)
 
 
 def write_pictures(
@@ -74,99 +104,98 @@ def write_pictures(
     drawing: Drawing,
     naming: Naming = flat,
     source: str = "",
-) -> list[Path]:
+    numbers: Sequence[int] | None = None,
+    overwrite: bool = False,
+) -> Drawn:
     """Draw what is not there yet: `n` pictures of each prompt. All processes call it together.
 
     Args:
         naming: file name of a picture within `folder`.
         source: the model's name, for the record.
-
-    Returns:
-        The files, prompt after prompt.
+        numbers: of the prompts, in a larger list of which these are a part; None: their places.
+        overwrite: draw over files that hold other pictures; else they are an error.
 
     Raises:
-        UserError: a prompt is too long; the folder holds pictures of other settings, or cannot be written.
+        UserError: a prompt is too long or no valid text; the folder holds pictures of other settings, or other pictures
+            under these names; it cannot be written; or the model's logits are not finite.
         ValueError: `top_k` over K.
     """
-    seed, sampling, tokens, truncate = drawing.seed, drawing.sampling, drawing.tokens, drawing.truncate
+    sampling = drawing.sampling(generator.sampling)
     sampling.check(generator.vocabulary.codebook_size)
-    for prompt in prompts:  # before anything is drawn
-        generator.prompt_ids(prompt, tokens, truncate)
-    jobs = jobs_for(prompts, n)
-    size = min(drawing.batch_size, len(jobs))
-    height, width = generator.grid(tokens)
+    generator.check_tokens(drawing.tokens)
+    jobs = jobs_for(prompts, n, numbers)
+    in_order = sorted(jobs, key=lambda job: job.sample_index)
+    batches = generator.batches(in_order, drawing.batch_size, drawing.deterministic, drawing.truncate)
     settings: dict[str, Any] = {
         "model": source,
         "weights_sha256": generator.weights_sha256,
         "vqrae_sha256": generator.vocabulary.vqrae_sha256,
         "dtype": str(generator.dtype).removeprefix("torch."),
-        "seed": seed,
-        "sampling": {**dataclasses.asdict(sampling), "cfg_interval": list(sampling.cfg_interval)},
-        "grid": [height, width],
-        "batch_size": size,
-        "prompts": len(prompts),
-        "prompts_sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
-        "pictures_per_prompt": n,
-        "truncate": truncate,
+        "seed": drawing.seed,
+        "sampling": as_json(sampling),
+        "grid": list(generator.vocabulary.grid),
+        "truncate": drawing.truncate,
+        "deterministic": drawing.deterministic,
     }
-    _claim(folder, settings)
-    mine = _waiting(folder, [jobs[first : first + size] for first in range(0, len(jobs), size)], naming)
-    codes_to_draw = len(mine) * height * width
-    with tqdm(total=codes_to_draw, unit="code", desc="generate", disable=not dist.is_main()) as bar:
-        for part in mine:
-            filled = [*part, *[part[-1]] * (size - len(part))]
-            codes = generator.draw(filled, seed, sampling, tokens, truncate, on_step=bar.update)
-            for job, picture in zip(part, generator.decode(codes[: len(part)]), strict=True):
-                _save(picture, folder / naming(job), job, settings)
+    if not overwrite:
+        _compare(folder, settings)
+    mine = jobs[dist.rank() :: dist.world()]
+    shares = dist.gather_objects({job: look(folder / naming(job), job, settings, overwrite) for job in mine})
+    states: dict[Job, State] = {job: state for part in shares for job, state in part.items()}
+    _claim(folder, settings, overwrite)
+    waiting = [batch for batch in batches if any(states[job] != "kept" for job in batch.jobs)]
+    waiting = waiting[dist.rank() :: dist.world()]
+    steps = len(waiting) * generator.vocabulary.image_tokens
+    with tqdm(total=steps, unit="code", desc="generate", disable=not dist.is_main()) as bar:
+        for batch in waiting:
+            drawn = generator.draw(batch, drawing.seed, sampling, drawing.truncate, on_step=bar.update)
+            for job, picture in drawn.items():
+                if states[job] != "kept":
+                    save(picture, folder / naming(job), job, settings, len(batch.rows))
     dist.barrier()
     if dist.is_main():
         _write_sheet(folder, jobs, naming)
     dist.barrier()
-    return [folder / naming(job) for job in jobs]
+    found = Counter(states.values())
+    return Drawn([folder / naming(job) for job in jobs], found["kept"], found["damaged"])
 
 
-def _waiting(folder: Path, batches: list[list[Job]], naming: Naming) -> list[list[Job]]:
-    """This process' share of the batches that have a picture missing."""
-    waiting = [part for part in batches if not all((folder / naming(job)).is_file() for job in part)]
-    dist.barrier()  # all have looked before any writes
-    return waiting[dist.rank() :: dist.world()]
-
-
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write settings.json, or hold what stands there against `settings`."""
+def _compare(folder: Path, settings: dict[str, Any]) -> None:
+    """Hold what stands in a folder's settings.json, if it has one, against `settings`."""
     path = folder / "settings.json"
-    try:
-        if dist.is_main() and not path.is_file():
-            write_json(path, {**settings, "versions": versions()})
-        dist.barrier()
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in settings.items():
-            if key != "model" and stated.get(key) != value:  # the same weights may have moved
-                raise UserError(
-                    f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
-                    "another folder, or remove it"
-                )
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a record of settings; remove it, or choose another folder") from error
-
-
-def _save(picture: Image.Image, path: Path, job: Job, settings: dict[str, Any]) -> None:
-    info = PngInfo()
-    for key, value in (
-        ("prompt", job.prompt),
-        ("seed", settings["seed"]),
-        ("prompt_index", job.prompt_index),
-        ("sample_index", job.sample_index),
-        ("settings", json.dumps(settings)),
+    if not path.is_file():
+        return
+    with refusing(
+        f"{path}: not a record of settings; remove it, or choose another folder",
+        OSError,
+        ValueError,
+        TypeError,
     ):
-        info.add_itxt(key, str(value))  # UTF-8, unlike plain text chunks
-    write_png(path, picture, pnginfo=info)
+        stated = dict(json.loads(path.read_text(encoding="utf-8")))
+    for key, value in settings.items():
+        if key != "model" and stated.get(key) != value:  # the same weights may have moved
+            raise UserError(
+                f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
+                "another folder, or --overwrite"
+            )
+
+
+def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Write settings.json where it is not there, or is to be another, once all processes have looked."""
+    path = folder / "settings.json"
+    if dist.is_main() and (overwrite or not path.is_file()):
+        write_json(path, {**settings, "versions": versions()})
+    dist.barrier()
 
 
 def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:
     rows: dict[int, tuple[str, list[Image.Image]]] = {}
     for job in jobs:
-        if job.prompt_index < SHEET_PROMPTS and job.sample_index < SHEET_PICTURES:
+        row = rows.setdefault(job.prompt_index, (job.prompt, []))[1]
+        if len(rows) > SHEET_PROMPTS:
+            del rows[job.prompt_index]
+            break
+        if job.sample_index < SHEET_PICTURES:
             with Image.open(folder / naming(job)) as picture:
-                rows.setdefault(job.prompt_index, (job.prompt, []))[1].append(picture.convert("RGB"))
+                row.append(picture.convert("RGB"))
     write_png(folder / "sheet.png", contact_sheet(list(rows.values())))

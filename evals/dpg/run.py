@@ -122,9 +122,8 @@ def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
     from generation.picture_folder import draw
 
     folder: Path = arguments.output / "pictures"
-    files = draw(
-        Drawing.read(vars(arguments)), arguments.model, [item.text for item in items], TILES, folder / "drawn"
-    )
+    texts = [item.text for item in items]
+    files = draw(Drawing.read(vars(arguments)), arguments.model, texts, TILES, folder / "drawn").files
     for place in range(dist.rank(), len(items), dist.world()):
         grid = folder / f"{items[place].name}.png"
         own = files[place * TILES : (place + 1) * TILES]
