@@ -1,8 +1,8 @@
 """Text that comes in: the one border for prompts, whether they are arguments, lines of a file or fields of a recipe.
 
 What is notable here: in a file only `\n` ends a line (`\r\n` is taken for it), since a prompt may hold any other of
-Unicode's separators; and what could not be written down again, half of a surrogate pair or an argument's bytes that are no
-UTF-8, is refused before anything is done with it.
+Unicode's separators; and what could not be written down again, half of a surrogate pair or an argument's bytes that
+are no UTF-8, is refused before anything is done with it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which pictures are drawn at once.
 
-What is notable here: a row's result follows from what stands in it, from its place and from the shapes that it is computed
-in; what stands in other rows changes nothing. In bfloat16 a change of shape or place is enough to tip a draw. So a batch
-of `fixed` composition always has `FIXED_ROWS` rows, a prompt always the same width, and a picture always the same row,
-all three by the picture itself: it comes out equal to the last bit whatever else is drawn, and in whatever order.
+What is notable here: a row's result follows from what stands in it, from its place and from the shapes that it is
+computed in; what stands in other rows changes nothing. In bfloat16 a change of shape or place is enough to tip a draw.
+So a batch of `fixed` composition always has `FIXED_ROWS` rows, a prompt always the same width, and a picture always the
+same row, each by the picture itself: it comes out equal to the last bit whatever else is drawn, and in whatever order.
 """
 
 from __future__ import annotations

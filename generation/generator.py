@@ -4,9 +4,9 @@
     generator = Generator.from_pretrained("runs/demo/generator/model")
     (pictures,) = generator.generate("a photo of a red circle", n=4)
 
-A picture follows from (model, settings, seed, prompt, its number among the pictures of the prompt). What else stands in a
-batch, and how large it is, changes none of its random numbers, only roundings: of about 1e-6 in float32, which rarely tip
-a draw; of about 1e-2 in bfloat16, which do in every third picture. `deterministic` takes these away too (see `batches`).
+A picture follows from (model, settings, seed, prompt, its number among the pictures of the prompt). What else stands in
+a batch, and how large it is, changes none of its random numbers, only roundings: of about 1e-6 in float32, which rarely
+tip a draw; of about 1e-2 in bfloat16, which often do. `deterministic` takes these away too (see `batches`).
 """
 
 from __future__ import annotations
@@ -171,5 +171,6 @@ class Generator:
         height, width = self.vocabulary.grid
         if tokens is not None and tokens != height * width:
             raise UserError(
-                f"tokens: this generator was trained on {height * width} codes ({height} x {width}) alone, found {tokens}"
+                f"tokens: this generator was trained on {height * width} codes ({height} x {width}) alone, found "
+                f"{tokens}"
             )

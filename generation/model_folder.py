@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError, refusing
+from common.files import obeying_umask
 from common.language.causal_lm import load_causal_lm, load_text_tokenizer
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import VQRAE_FOLDER, load_vqrae, vqrae_folder
@@ -49,9 +50,10 @@ class GeneratorFolder:
         hub = hub_fields(self.sampling, self.vocabulary.image_tokens)
         for name, value in hub.items():
             setattr(self.model.generation_config, name, value)
-        self.model.save_pretrained(folder)
+        with obeying_umask(folder):
+            self.model.save_pretrained(folder)
+            self.text_tokenizer.save_pretrained(folder)
         write_sampling(Path(folder), self.sampling, self.origin)
-        self.text_tokenizer.save_pretrained(folder)
         self.vqrae.save_pretrained(Path(folder) / VQRAE_FOLDER)
 
 

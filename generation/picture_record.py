@@ -1,8 +1,8 @@
 """What makes a drawn picture itself, told in its PNG's text chunks, and whether a file is that picture.
 
 What is notable here: identity is the picture's, not the call's. It follows from the model, the settings, the prompt and
-its number among the pictures of that prompt; where the prompt stood in a list, how many others were asked for in the same
-call, or were drawn beside it, is no part of it. The batch size is told all the same, for it moves roundings.
+its number among the pictures of that prompt; where the prompt stood in a list, how many others were asked for in the
+same call, or were drawn beside it, is no part of it. The batch size is told all the same, for it moves roundings.
 """
 
 from __future__ import annotations

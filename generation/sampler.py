@@ -235,7 +235,7 @@ class _Batch:
             unconditional = logits[self.images :]
             scale = self.scales.index_select(0, self.step)
             conditional = unconditional + scale * (conditional - unconditional)
-        # Not a number stays one in a sum, and so does infinity; asked for once, at the end, since asking waits for a GPU.
+        # Times 0, what is not finite becomes no number, and stays so in a sum; asked for once, since a GPU waits.
         self.extremes += torch.stack(conditional.aminmax()) * 0
         codes = draw(conditional, self.sampling, self.keys, self.step)
         self.codes.index_copy_(1, self.step, codes[:, None])

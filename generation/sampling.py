@@ -13,8 +13,8 @@ from common.config import configclass
 
 Schedule = Literal["constant", "linear", "cosine"]
 
-# Beyond these, float32 logits overflow or all draws are the same: a slip of the keyboard, not a setting. Papers use 1 to 20
-# and 0.5 to 1.5.
+# Beyond these, float32 logits overflow or all draws are the same: a slip of the keyboard, not a setting. Papers use
+# 1 to 20 and 0.5 to 1.5.
 MOST_GUIDANCE = 1000.0
 TEMPERATURES = (1e-3, 1e3)
 

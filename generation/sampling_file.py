@@ -55,8 +55,8 @@ def as_json(sampling: Sampling) -> dict[str, Any]:
 def hub_fields(sampling: Sampling, steps: int) -> dict[str, Any]:
     """The settings as fields of transformers' `GenerationConfig`, as far as it has them.
 
-    Its guidance takes the prompt's last token for the unconditional prompt, as ours is. A schedule or an interval it has
-    not: guidance is left out then.
+    Its guidance takes the prompt's last token for the unconditional prompt, as ours is. It has no schedule and no
+    interval: guidance is left out then.
     """
     plain = sampling.cfg_schedule == "constant" and sampling.cfg_interval == (0.0, 1.0)
     guidance = sampling.cfg_scale if plain and sampling.cfg_scale != 1 else None
@@ -67,4 +67,4 @@ def hub_fields(sampling: Sampling, steps: int) -> dict[str, Any]:
         "do_sample": not sampling.greedy,
     }
     drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p}
-    return {**fields, **({name: None for name in drawn} if sampling.greedy else drawn)}
+    return {**fields, **(dict.fromkeys(drawn) if sampling.greedy else drawn)}

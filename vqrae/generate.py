@@ -6,8 +6,8 @@
 
 DIR receives one PNG per picture, with prompt, seed and settings in its text chunks; settings.json; and sheet.png with
 the first of them. FILE has one prompt a line, or, as .jsonl, one object with `prompt` a line (GenEval's metadata).
-Pictures that are there are kept, if they are of the same model and settings: so a call that was stopped goes on where it
-was when it is repeated, and prompts and pictures (-n) may be added.
+Pictures that are there are kept, if they are of the same model and settings: so a call that was stopped goes on where
+it was when it is repeated, and prompts and pictures (-n) may be added.
 
 The random numbers of a picture follow from seed, prompt and its number among the pictures of that prompt. Batches of
 another size round otherwise, which rarely changes a picture in float32, and often in bfloat16; --deterministic draws
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line, or with the ending .jsonl the `prompt` of each line's object; empty lines are left out, and told.
+    """One prompt a line, or with the ending .jsonl the `prompt` of each line's object; says how many lines are empty.
 
     Raises:
         UserError: no such file, no valid text, no prompts, or a line that has none.

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from common.errors import UserError, run_cli
+from generation.batches import Batch, jobs_for
 from generation.drawing import Drawing
-from generation.batches import FIXED_ROWS, Batch, Job, fixed, in_turn, jobs_for
 from generation.generator import Generator
 from generation.picture_folder import Drawn, geneval, write_pictures
 from generation.picture_record import batch_size_of
