@@ -110,7 +110,7 @@ def prepared(arm: str, model: Any, vocabulary: Any, prompt: list[int], images: i
     if arm.startswith("ours"):
         sampler = Sampler(model, vocabulary)
         sampling = Sampling(cfg_scale=SCALE, greedy=arm == "ours")
-        keys = [picture_key(0, 0, sample) for sample in range(images)]
+        keys = [picture_key(0, "", sample) for sample in range(images)]
         return lambda steps: sampler.sample([prompt], nothing, [0] * images, keys, sampling, steps)
 
     class CodesOnly(LogitsProcessor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 EXIT_BAD_INPUT = 2
 LONGEST = 400  # characters of what a library says
@@ -42,7 +43,14 @@ def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run `main`; a `UserError` prints `error: ...` on stderr and exits with status 2."""
+    """Run `main`; a `UserError` prints `error: ...` on stderr and exits with status 2.
+
+    What a stream cannot write (a path that is no UTF-8, any letter where the locale knows ASCII alone) is escaped:
+    a line for the eye must not end what has been done.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

@@ -43,7 +43,7 @@ def shown(text: str) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(number from 1, line) of all lines of a file that are more than white space.
+    """(number from 1, line) of every line of a file; behind the last line's end there is none.
 
     Raises:
         UserError: it cannot be read, is no UTF-8, or holds a NUL.
@@ -53,5 +53,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         refusing(f"{path}: expected text in UTF-8", UnicodeDecodeError),
     ):
         content = path.read_bytes().decode("utf-8-sig")
-    lines = enumerate((line.removesuffix("\r") for line in content.split("\n")), 1)
-    return [(number, checked(line, f"{path}: line {number}")) for number, line in lines if line.strip()]
+    lines = content.removesuffix("\n").split("\n") if content else []
+    return [
+        (number, checked(line.removesuffix("\r"), f"{path}: line {number}"))
+        for number, line in enumerate(lines, 1)
+    ]

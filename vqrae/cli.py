@@ -14,7 +14,7 @@ from importlib import import_module
 
 from common.errors import run_cli
 
-COMMANDS = ("reconstruct", "ask", "chat", "generate")
+COMMANDS = ("reconstruct", "ask", "chat", "generate", "tune-sampling")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(metavar="COMMAND")
     for name in COMMANDS:
-        module = import_module(f"vqrae.{name}")
+        module = import_module(f"vqrae.{name.replace('-', '_')}")
         command = commands.add_parser(
             name,
             help=module.HELP,

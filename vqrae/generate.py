@@ -73,9 +73,12 @@ def read_prompts(path: Path) -> list[str]:
         UserError: no such file, no valid text, no prompts, or a line that has none.
     """
     lines = read_lines(path)
+    left_out = sum(not line.strip() for _, line in lines)
     prompts = []
     for number, line in lines:
         prompt: object = line.strip()
+        if not prompt:
+            continue
         if path.suffix == ".jsonl":
             try:
                 prompt = json.loads(line)["prompt"]
@@ -86,7 +89,6 @@ def read_prompts(path: Path) -> list[str]:
         prompts.append(checked(prompt, f"{path}: line {number}"))
     if not prompts:
         raise UserError(f"{path}: no prompts")
-    left_out = lines[-1][0] - len(lines)
     told = [f"{left_out} empty lines left out"] if left_out else []
     if repeated := len(prompts) - len(set(prompts)):
         told.append(f"{repeated} repeat another")

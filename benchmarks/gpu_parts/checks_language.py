@@ -127,7 +127,7 @@ def draw(sampler: Sampler, steps: int) -> Tensor:
     """Four pictures of two prompts, guided in the middle: (4, steps)."""
     nothing = [sampler.vocabulary.begin_image]
     prompts = [[3, 1, 4, *nothing], [1, 5, 9, 2, 6, *nothing]]
-    keys = [picture_key(0, owner, sample) for owner in (0, 1) for sample in (0, 1)]
+    keys = [picture_key(0, str(owner), sample) for owner in (0, 1) for sample in (0, 1)]
     sampling = Sampling(cfg_scale=3.0, cfg_interval=(0.1, 0.9))
     return sampler.sample(prompts, nothing, [0, 0, 1, 1], keys, sampling, steps).cpu()
 

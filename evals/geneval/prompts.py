@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common.errors import UserError, refusing
 from common.files import write_text
+from common.text import checked, read_lines
 from evals.geneval.rules import Metadata, judge
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl"
@@ -56,13 +57,10 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises:
         UserError: it cannot be read, is empty, or has a line that no rule of GenEval covers.
     """
-    with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError):
-        lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     if not lines:
         raise UserError(f"{path}: no prompts")
-    return [
-        Prompt(number, _metadata(line, f"{path}: line {number + 1}")) for number, line in enumerate(lines)
-    ]
+    return [Prompt(number - 1, _metadata(line, f"{path}: line {number}")) for number, line in lines]
 
 
 def described_prompts(pictures: Path) -> list[Prompt]:
@@ -128,5 +126,6 @@ def _metadata(line: str, where: str) -> Metadata:
         metadata = json.loads(line)
         if not isinstance(metadata["prompt"], str) or not metadata["prompt"]:
             raise ValueError("prompt: expected a text")
+        checked(metadata["prompt"], f"{where}: prompt")
         judge(metadata, [])  # refuses what no rule covers
     return metadata

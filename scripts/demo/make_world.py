@@ -10,6 +10,7 @@ questions.json           LLaVA conversations about the same images
 val_captions.jsonl, val_scenes.jsonl ...      the same for `val/`
 shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
 prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
+tuning_prompts.jsonl     the same of other prompts, which training may have seen: for `vqrae tune-sampling`
 contact_sheet.png        a few training images with their captions
 world.json               how it was made
 """
@@ -33,7 +34,7 @@ from common.command import described_parser
 from common.errors import UserError, run_cli
 from common.sheets import captioned_sheet
 from evals.geneval.rules import Metadata
-from scripts.demo.captions import captions, choose_caption, describe, held_out
+from scripts.demo.captions import captions, choose_caption, describe, held_out, training_prompts
 from scripts.demo.questions import conversations
 from scripts.demo.scenes import SPLITS, Scene, make_scene, render
 
@@ -160,6 +161,7 @@ def main() -> None:
     write_split(options.out, "val", options.held_out, options.held_out, **same)
     write_shards(options.out, records)
     write_jsonl(options.out / "prompts.jsonl", held_out(options.seed))
+    write_jsonl(options.out / "tuning_prompts.jsonl", training_prompts(options.seed))
     write_contact_sheet(options.out, records)
     made = {**same, "train": options.scenes, "val": options.held_out}
     (options.out / "world.json").write_text(json.dumps(made) + "\n")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from io import BytesIO, TextIOWrapper
+
 import pytest
 
-from common.errors import LONGEST, UserError, one_line, refusing
+from common.errors import LONGEST, UserError, one_line, refusing, run_cli
 
 
 def refused(error: Exception, *kinds: type[Exception]) -> str:
@@ -44,3 +47,11 @@ def test_an_error_of_ours_is_not_told_twice() -> None:
         raise ours
     assert caught.value is ours
     assert refused(ours, UserError) == f"a.json: expected a record: {ours}"
+
+
+def test_a_line_that_a_stream_cannot_write_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(written, "ascii"))
+    run_cli(lambda: print("caf\udce9 é 红"))
+    sys.stdout.flush()
+    assert written.getvalue() == b"caf\\udce9 \\xe9 \\u7ea2\n"

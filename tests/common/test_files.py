@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_generator
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -21,6 +24,7 @@ from common import files
 from common.errors import UserError
 from common.files import (
     cache_file,
+    obeying_umask,
     partial_of,
     whole_cache,
     whole_file,
@@ -30,6 +34,7 @@ from common.files import (
     write_text,
     writing,
 )
+from generation.codes import CodeFacts, write_shard
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,3 +287,66 @@ def test_it_is_light() -> None:
     assert not {"torch", "numpy", "PIL", "transformers"} & {
         name.split(".")[0] for name in done.stdout.split()
     }
+
+
+# ---- modes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    former = os.umask(request.param)
+    yield request.param
+    os.umask(former)
+
+
+def modes(folder: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_have_the_mode_that_the_umask_gives(umask: int, tmp_path: Path) -> None:
+    def private(path: Path) -> None:
+        path.touch(0o600)
+        path.chmod(0o600)
+
+    usual = {0o666 & ~umask}
+    with whole_file(tmp_path / "files" / "a") as partial:
+        private(partial)
+    write_json(tmp_path / "files" / "b.json", {})
+    assert modes(tmp_path / "files") == usual
+    with whole_folder(tmp_path / "folder") as partial:
+        (partial / "within").mkdir()
+        private(partial / "within" / "c")
+    assert modes(tmp_path / "folder") == usual
+
+
+def test_files_of_others_keep_their_modes(umask: int, tmp_path: Path) -> None:
+    secret, replaced = tmp_path / "secret", tmp_path / "replaced"
+    for path in (secret, replaced):
+        path.write_text("")
+        path.chmod(0o400)
+    with obeying_umask(tmp_path):
+        replaced.unlink()
+        (tmp_path / "new").touch(0o600)
+        replaced.touch(0o600)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o400
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "replaced")} == {
+        0o666 & ~umask
+    }
+
+
+@pytest.mark.parametrize("what", ["vqrae", "encoder", "generator", "codes"])
+def test_exports_can_be_read_by_whom_the_umask_lets(what: str, umask: int, tmp_path: Path) -> None:
+    """safetensors makes its files for their owner alone."""
+    out = tmp_path / "out"
+    if what == "generator":
+        tiny_generator.write_generator(out)
+    elif what == "codes":
+        facts = CodeFacts(
+            vqrae_sha256="", codebook_size=4, grid=(2, 2), image_size=8, crop="center", precision="fp32",
+            source={}, images=1, shard_size=1,
+        )  # fmt: skip
+        write_shard(out / "0.safetensors", facts, [np.zeros((2, 2), np.int64)], ["x"], ["a"], [])
+    else:
+        vqrae = tiny_generator.write_vqrae(tmp_path / "first")
+        (vqrae if what == "vqrae" else vqrae.encoder).save_pretrained(out)
+    assert list(out.rglob("*.safetensors")) and modes(out) == {0o666 & ~umask}

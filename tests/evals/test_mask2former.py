@@ -155,6 +155,8 @@ def test_converted_weights_see_what_the_original_saw(network: Any, generation: i
     theirs = as_mmdetection(network.state_dict(), generation)
     torch.save({"meta": {"epoch": 50}, "state_dict": theirs}, tmp_path / "original.pth")
     mmdet_keys.save_converted(tmp_path / "original.pth", tmp_path / "ours", network.config)
+    usual, weights = tmp_path / "original.pth", tmp_path / "ours" / "model.safetensors"
+    assert weights.stat().st_mode == usual.stat().st_mode  # as any file: safetensors makes its own private
     ours = Mask2FormerForUniversalSegmentation.from_pretrained(tmp_path / "ours").eval()
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ import pytest
 import tiny_generator
 import torch
 from PIL import Image
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from common.errors import UserError, run_cli
-from generation.batches import Batch, jobs_for
+from generation.batches import FIXED_ROWS, Batch, jobs_for
 from generation.drawing import Drawing
 from generation.generator import Generator
-from generation.picture_folder import Drawn, geneval, write_pictures
+from generation.model_folder import load_generator
+from generation.picture_folder import Drawn, draw, geneval, write_pictures
 from generation.picture_record import batch_size_of
 from generation.prompt import prompt_ids
 from generation.sampler import Sampler, Sampling, picture_key
+from generation.sampling_file import as_json
 from vqrae import cli
 from vqrae.generate import read_prompts
 
@@ -268,6 +273,129 @@ def test_the_layout_of_geneval(generator: Generator, tmp_path: Path) -> None:
     ]
 
 
+# ---- settings of the folder ------------------------------------------------------------------------------
+
+
+def test_a_folder_brings_its_settings(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Sampling(cfg_scale=3.0, temperature=0.8, top_k=20)
+    parts = replace(load_generator(str(folder)), sampling=own, origin="a test")
+    parts.save_pretrained(tmp_path / "model")
+    generator = Generator.from_pretrained(str(tmp_path / "model"))
+    assert generator.sampling == own and generator.origin.endswith("sampling.json: a test")
+    (by_itself,), (stated,) = generator.generate("x"), generator.generate("x", sampling=own)
+    (otherwise,) = generator.generate("x", sampling=Sampling(cfg_scale=5.0))
+    assert by_itself[0].tobytes() == stated[0].tobytes() != otherwise[0].tobytes()
+    drawing = Drawing(stated={"temperature": 1.0, "top_k": None})
+    draw(drawing, str(tmp_path / "model"), ["x"], 1, tmp_path / "out")
+    recorded = json.loads((tmp_path / "out" / "settings.json").read_text())["sampling"]
+    assert recorded == {**as_json(own), "temperature": 1.0, "top_k": None}
+    said = capsys.readouterr().out
+    assert "sampling: guidance 3, temperature 1, all codes (" in said
+    assert "sampling.json: a test; stated here: temperature, top_k)" in said
+
+
+def test_a_folder_without_settings_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    (old / "sampling.json").unlink()
+    draw(Drawing(), str(old), ["x"], 1, tmp_path / "out")
+    assert f"sampling: {Sampling()} (the defaults: {old} has no sampling.json)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cfg_scale": 1e38}, "cfg_scale: expected 0 to 1000"),
+        ({"cfg_scale": "strong"}, "cfg_scale"),
+        ({"sauce": 1}, "sauce: unknown key"),
+        ({"top_k": 33}, "top_k: expected at most the 32 codes"),
+        ({"temperature": None}, "temperature"),
+        (None, "sampling: expected the settings"),
+    ],
+    ids=str,
+)
+def test_settings_of_a_folder_that_are_refused(folder: Path, tmp_path: Path, change: Any, named: str) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "sampling.json"
+    stated = {"sampling": {**as_json(Sampling()), **change}} if change else []
+    path.write_text(json.dumps(stated))
+    with pytest.raises(UserError, match=f"sampling.json: .*{named}"):
+        load_generator(str(tmp_path / "model"))
+
+
+def test_transformers_reads_the_settings_too(folder: Path, tmp_path: Path) -> None:
+    """Its own `generate`, told nothing but which ids are codes, draws what ours draws."""
+
+    class CodesOnly(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            allowed = torch.full_like(scores, -torch.inf)
+            allowed[:, vocabulary.code_slice] = 0
+            return scores + allowed
+
+    parts = replace(load_generator(str(folder)), sampling=Sampling(cfg_scale=2.0, greedy=True))
+    parts.save_pretrained(tmp_path / "model")
+    generator, vocabulary = Generator.from_pretrained(str(tmp_path / "model")), parts.vocabulary
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    ids = torch.tensor([generator.prompt_ids(PROMPTS[0])])
+    out = theirs.generate(ids, logits_processor=LogitsProcessorList([CodesOnly()]), pad_token_id=0)
+    codes = generator.codes(Batch(tuple(jobs_for(PROMPTS[:1], 1))), 0, generator.sampling)
+    assert torch.equal(vocabulary.ids_to_codes(out[0, ids.shape[1] :]), codes.flatten())
+
+
+def test_logits_that_are_not_finite_are_an_error(folder: Path, tmp_path: Path) -> None:
+    parts = load_generator(str(folder))
+    parts.model.model.norm.weight.data[3] = float("nan")
+    with pytest.raises(UserError, match="logits are not finite in float32"):
+        write(Generator(parts), tmp_path, PROMPTS[:1])
+    assert not list(tmp_path.glob("0*.png"))
+
+
+# ---- equal pictures --------------------------------------------------------------------------------------
+
+
+def drawn_by_prompt(generator: Generator, prompts: list[str], **settings: Any) -> dict[str, list[bytes]]:
+    rows = generator.generate(prompts, **{"n": 2, "seed": 3, **settings})
+    return {prompt: [one.tobytes() for one in row] for prompt, row in zip(prompts, rows, strict=True)}
+
+
+def test_pictures_of_bfloat16_depend_on_nothing_else(folder: Path, tmp_path: Path) -> None:
+    """Batch size, order, number, longer and more neighbours, and a folder that was extended."""
+    generator = Generator.from_pretrained(str(folder), dtype=torch.bfloat16)
+    settings = {"deterministic": True, "sampling": Sampling(cfg_scale=3.0, cfg_interval=(0.2, 1.0))}
+    prompts = [*PROMPTS, *(f"a photo of {number} red circles" for number in range(9))]
+    whole = drawn_by_prompt(generator, prompts, **settings)
+    assert len({one for row in whole.values() for one in row}) > 2 * FIXED_ROWS - 10
+    for others in (
+        {"batch_size": 1},
+        {"prompts": prompts[::-1]},
+        {"prompts": prompts[2:4], "n": 5},
+        {"prompts": [prompts[0], "word " * 13, prompts[1]]},
+    ):
+        found = drawn_by_prompt(generator, **{"prompts": prompts, **settings, **others})
+        for prompt in set(found) & set(whole):
+            assert found[prompt][:2] == whole[prompt], (prompt, others)
+    drawing = {"deterministic": True, "stated": {"cfg_scale": 3.0, "cfg_interval": (0.2, 1.0)}}
+    write(generator, tmp_path, prompts[:2], n=1, **drawing)
+    files = write(generator, tmp_path, prompts, n=2, batch_size=7, **drawing)
+    assert [pixels(file).tobytes() for file in files] == [one for p in prompts for one in whole[p]]
+
+
+def test_a_row_of_fixed_composition_does_not_see_the_others(generator: Generator) -> None:
+    """Every picture has one row and one width of its own, and there are always as many rows."""
+    jobs = jobs_for([*PROMPTS, "word " * 13], 20)
+    batches = generator.batches(jobs, 1, deterministic=True)
+    places = {job: (row, batch.width) for batch in batches for row, job in enumerate(batch.rows) if job}
+    assert set(places) == set(jobs) and sum(len(batch.jobs) for batch in batches) == len(jobs)
+    assert {len(batch.rows) for batch in batches} == {FIXED_ROWS}
+    for job in jobs[::7]:
+        (alone,) = generator.batches([job], 5, deterministic=True)
+        assert (alone.rows.index(job), alone.width) == places[job]
+
+
 # ---- `vqrae generate` ------------------------------------------------------------------------------------
 
 
@@ -319,10 +447,41 @@ def test_an_empty_prompt_draws_without_one(command: Callable[..., int], tmp_path
     assert (tmp_path / "pictures" / "00000_0000.png").is_file()
 
 
-def test_lines_of_a_file_are_prompts(tmp_path: Path) -> None:
+def test_lines_of_a_file_are_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("a cat\r\n  红色的圆 \n", encoding="utf-8")
-    assert read_prompts(path) == ["a cat", "红色的圆"]
+    text = "\ufeffa cat\r\n  红色的圆 \n\n \t\nfirst\u2028second\x85third\x0bfourth\n\n"
+    path.write_bytes(text.encode())
+    assert read_prompts(path) == ["a cat", "红色的圆", "first\u2028second\x85third\x0bfourth"]
+    assert capsys.readouterr().out == f"{path}: 3 prompts; 3 empty lines left out\n"
+    lines = path.with_suffix(".jsonl")
+    lines.write_bytes('\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "c"}'.encode())
+    assert read_prompts(lines) == ["a\u2028b", "c"] and not capsys.readouterr().out
+
+
+def test_a_folder_is_extended_by_prompts_and_by_numbers(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "pictures"
+
+    def names() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(out.glob("0*.png"))}
+
+    assert command("{folder}", "a cat", "-n", "2", "--deterministic", "--device", "cpu") == 0
+    first = names()
+    assert command("{folder}", "a dog", "--deterministic", "--device", "cpu") == 0
+    (tmp_path / "p.txt").write_text("a cow\na dog\na cat\na cow\n")
+    assert (
+        command("{folder}", "--prompts", "{out}/p.txt", "-n", "3", "--deterministic", "--device", "cpu") == 0
+    )
+    assert "6 pictures drawn, 3 were there" in capsys.readouterr().out
+    assert list(names()) == [f"0000{p}_000{n}.png" for p in range(3) for n in range(3)]
+    assert first.items() <= names().items()
+    before = names()
+    assert command("{folder}", "a cat", "--deterministic", "--device", "cpu", "--temperature", "0.9") == 2
+    assert "holds pictures of other settings" in capsys.readouterr().err and names() == before
+    call = ("{folder}", "a cat", "--deterministic", "--device", "cpu", "--temperature", "0.9", "--overwrite")
+    assert command(*call) == 0
+    assert {name for name, content in names().items() if content != before[name]} == {"00000_0000.png"}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +495,21 @@ def test_lines_of_a_file_are_prompts(tmp_path: Path) -> None:
         ("{folder} x --cfg-schedule cubic", "--cfg-schedule: expected constant, linear or cosine"),
         ("{folder} x --cfg-interval 0.5 0.2", "--cfg-interval: expected 0 <= start"),
         ("{folder} x --temperature 0", "--temperature: expected 0.001 to 1000"),
+        ("{folder} x --cfg-scale 1e38", "--cfg-scale: expected 0 to 1000, found 1e+38"),
+        ("{folder} x --cfg-scale inf", "--cfg-scale: expected 0 to 1000, found inf"),
+        ("{folder} x --cfg-scale nan", "--cfg-scale: expected 0 to 1000, found nan"),
+        ("{folder} x --temperature -1", "--temperature: expected 0.001 to 1000"),
+        ("{folder} x --temperature 1e-30", "--temperature: expected 0.001 to 1000"),
+        ("{folder} x --seed -1", "--seed: expected 0 to 9223372036854775807, found -1"),
+        ("{folder} x --seed 9223372036854775808", "--seed: expected 0 to"),
         ("{folder} x --top-k 0", "--top-k: expected 1 or more"),
+        ("{folder} x --top-k -3", "--top-k: expected 1 or more"),
+        ("{folder} x --top-k few", "--top-k: expected a whole number or all"),
+        ("{folder} caf\udce9", "is no valid Unicode"),
+        ("{folder} \ud83d", "is no valid Unicode"),
+        ("{folder} --prompts {out}/nul.txt", "nul.txt: line 2: character 2 is a NUL"),
+        ("{folder} --prompts {out}/half.jsonl", "half.jsonl: line 1: character 1 is no valid Unicode"),
+        ("{folder} --prompts {out}/deep.jsonl", "deep.jsonl: line 1: expected an object with `prompt`"),
         ("{folder} x --top-k 33", "--top-k: expected at most the 32 codes, found 33"),
         ("{folder} x --top-p 0", "--top-p: expected over 0"),
         ("{folder} x --tokens 15", "tokens: this generator was trained on 16 codes"),
@@ -360,10 +533,13 @@ def test_generate_refuses(
     for name, content in (
         ("empty", b""),
         ("bytes", b"\xff\xfe\x00"),
+        ("nul", b"a\nb\0c\n"),
         ("long", b"word " * 10_000),
     ):
         (tmp_path / f"{name}.txt").write_bytes(content)
     (tmp_path / "bad.jsonl").write_text('["a"]\n')
+    (tmp_path / "half.jsonl").write_text('{"prompt": "\\ud83d"}\n')
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     assert command(*arguments.split()) == 2
     error = capsys.readouterr().err
     assert "Traceback" not in error and named in error and error.endswith("\n")

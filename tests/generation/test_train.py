@@ -266,7 +266,7 @@ def test_bad_input_is_one_line(overrides: list[str], complaint: str, shelf: Path
         ),
         ("data.image_size=18", "data.image_size: expected a multiple of model.tokenizer.output_patch_size 4"),
         ("data.prompt_dropout=1.5", "prompt_dropout: expected a share"),
-        ("samples.sampling.cfg_scale=-1.0", "samples.sampling.cfg_scale: expected 0 or more"),
+        ("samples.sampling.cfg_scale=-1.0", "samples.sampling.cfg_scale: expected 0 to 1000"),
         ("samples.sampling.top_k=0", "samples.sampling.top_k: expected 1 or more"),
         ("optimizer.muon={lr: 0.02}", "adamw.max_grad_norm: expected null beside muon"),
         ("optimizer.muon={lr: 0.0}", "muon.lr: expected a positive number"),
