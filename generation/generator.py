@@ -42,9 +42,11 @@ class Job:
     sample_index: int
 
 
-def jobs_for(prompts: Sequence[str], n: int) -> list[Job]:
-    """`n` pictures of each prompt, prompt after prompt."""
-    return [Job(prompt, index, sample) for index, prompt in enumerate(prompts) for sample in range(n)]
+def jobs_for(prompts: Sequence[str], n: int, numbers: Sequence[int] | None = None) -> list[Job]:
+    """`n` pictures of each prompt, prompt after prompt; `numbers` are the prompts' own, None: their places."""
+    places = range(len(prompts)) if numbers is None else numbers
+    pairs = zip(places, prompts, strict=True)
+    return [Job(prompt, index, sample) for index, prompt in pairs for sample in range(n)]
 
 
 class Generator:

@@ -1,26 +1,30 @@
 """A folder of pictures for a list of prompts: over processes, resumable, every picture telling what made it.
 
-    OUT/settings.json       all that shapes the pictures; a later call with other settings is refused
+    OUT/settings.json       what all pictures share; a later call with other settings is refused
     OUT/00000_0000.png      prompt 0, sample 0; prompt, seed and settings are in its text chunks
     OUT/sheet.png           the first pictures with their prompts
 
+Pictures are kept one by one (see `picture_record`): a call with more prompts, more pictures of each, or another batch
+size draws what is not there yet.
+
 What is notable here: batches are cut from the whole list, all of one size (the last is filled up), and whole batches
 are dealt to processes. So each picture is drawn beside the same others whatever the number of processes and wherever a
-run was interrupted, and comes out equal to the last bit on the same kind of machine.
+run was interrupted, and comes out equal to the last bit on the same kind of machine. The list has the first picture of
+every prompt, then the second of every prompt: so more pictures of each are further batches, not half of every batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from common import dist
@@ -30,9 +34,23 @@ from common.sheets import contact_sheet
 from common.training.run import versions
 from generation.drawing import Drawing, option_error
 from generation.generator import Generator, Job, jobs_for
+from generation.picture_record import State, look, save
 
 SHEET_PROMPTS, SHEET_PICTURES = 16, 8
 Naming = Callable[[Job], str]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All pictures of a call, prompt after prompt, and how many of them were there, and not whole, before it."""
+
+    files: list[Path]
+    kept: int
+    damaged: int
+
+    def __str__(self) -> str:
+        again = f" ({self.damaged} of them anew: they were damaged)" if self.damaged else ""
+        return f"{len(self.files) - self.kept} pictures drawn{again}, {self.kept} were there"
 
 
 def flat(job: Job) -> str:
@@ -46,8 +64,14 @@ def geneval(job: Job) -> str:
 
 
 def draw(
-    drawing: Drawing, model: str, prompts: Sequence[str], n: int, folder: Path, naming: Naming = flat
-) -> list[Path]:
+    drawing: Drawing,
+    model: str,
+    prompts: Sequence[str],
+    n: int,
+    folder: Path,
+    naming: Naming = flat,
+    numbers: Sequence[int] | None = None,
+) -> Drawn:
     """`write_pictures` of a generator that is loaded as `drawing` says.
 
     Args:
@@ -63,7 +87,7 @@ def draw(
         drawing.sampling.check(generator.vocabulary.codebook_size)
     except ValueError as error:
         raise option_error(error) from error
-    return write_pictures(generator, prompts, n, folder, drawing, naming, model)
+    return write_pictures(generator, prompts, n, folder, drawing, naming, model, numbers)
 
 
 def write_pictures(
@@ -74,15 +98,14 @@ def write_pictures(
     drawing: Drawing,
     naming: Naming = flat,
     source: str = "",
-) -> list[Path]:
+    numbers: Sequence[int] | None = None,
+) -> Drawn:
     """Draw what is not there yet: `n` pictures of each prompt. All processes call it together.
 
     Args:
         naming: file name of a picture within `folder`.
         source: the model's name, for the record.
-
-    Returns:
-        The files, prompt after prompt.
+        numbers: of the prompts, in a larger list of which these are a part; None: their places.
 
     Raises:
         UserError: a prompt is too long; the folder holds pictures of other settings, or cannot be written.
@@ -92,7 +115,7 @@ def write_pictures(
     sampling.check(generator.vocabulary.codebook_size)
     for prompt in prompts:  # before anything is drawn
         generator.prompt_ids(prompt, tokens, truncate)
-    jobs = jobs_for(prompts, n)
+    jobs = jobs_for(prompts, n, numbers)
     size = min(drawing.batch_size, len(jobs))
     height, width = generator.grid(tokens)
     settings: dict[str, Any] = {
@@ -103,33 +126,37 @@ def write_pictures(
         "seed": seed,
         "sampling": {**dataclasses.asdict(sampling), "cfg_interval": list(sampling.cfg_interval)},
         "grid": [height, width],
-        "batch_size": size,
-        "prompts": len(prompts),
-        "prompts_sha256": hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest(),
-        "pictures_per_prompt": n,
         "truncate": truncate,
     }
     _claim(folder, settings)
-    mine = _waiting(folder, [jobs[first : first + size] for first in range(0, len(jobs), size)], naming)
-    codes_to_draw = len(mine) * height * width
-    with tqdm(total=codes_to_draw, unit="code", desc="generate", disable=not dist.is_main()) as bar:
+    states = _look_at(folder, jobs, naming, settings)
+    in_order = sorted(jobs, key=lambda job: job.sample_index)
+    batches = [in_order[first : first + size] for first in range(0, len(jobs), size)]
+    waiting = [part for part in batches if any(states[job] != "kept" for job in part)]
+    mine = waiting[dist.rank() :: dist.world()]
+    with tqdm(
+        total=len(mine) * height * width, unit="code", desc="generate", disable=not dist.is_main()
+    ) as bar:
         for part in mine:
             filled = [*part, *[part[-1]] * (size - len(part))]
             codes = generator.draw(filled, seed, sampling, tokens, truncate, on_step=bar.update)
             for job, picture in zip(part, generator.decode(codes[: len(part)]), strict=True):
-                _save(picture, folder / naming(job), job, settings)
+                if states[job] != "kept":
+                    save(picture, folder / naming(job), job, settings, size)
     dist.barrier()
     if dist.is_main():
         _write_sheet(folder, jobs, naming)
     dist.barrier()
-    return [folder / naming(job) for job in jobs]
+    found = Counter(states.values())
+    return Drawn([folder / naming(job) for job in jobs], found["kept"], found["damaged"])
 
 
-def _waiting(folder: Path, batches: list[list[Job]], naming: Naming) -> list[list[Job]]:
-    """This process' share of the batches that have a picture missing."""
-    waiting = [part for part in batches if not all((folder / naming(job)).is_file() for job in part)]
-    dist.barrier()  # all have looked before any writes
-    return waiting[dist.rank() :: dist.world()]
+def _look_at(
+    folder: Path, jobs: Sequence[Job], naming: Naming, settings: Mapping[str, Any]
+) -> dict[Job, State]:
+    """What is there of the pictures; each process looks at a share, and none writes before all have looked."""
+    mine = {job: look(folder / naming(job), job, settings) for job in jobs[dist.rank() :: dist.world()]}
+    return {job: state for part in dist.gather_objects(mine) for job, state in part.items()}
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -150,23 +177,14 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{path}: not a record of settings; remove it, or choose another folder") from error
 
 
-def _save(picture: Image.Image, path: Path, job: Job, settings: dict[str, Any]) -> None:
-    info = PngInfo()
-    for key, value in (
-        ("prompt", job.prompt),
-        ("seed", settings["seed"]),
-        ("prompt_index", job.prompt_index),
-        ("sample_index", job.sample_index),
-        ("settings", json.dumps(settings)),
-    ):
-        info.add_itxt(key, str(value))  # UTF-8, unlike plain text chunks
-    write_png(path, picture, pnginfo=info)
-
-
 def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:
     rows: dict[int, tuple[str, list[Image.Image]]] = {}
     for job in jobs:
-        if job.prompt_index < SHEET_PROMPTS and job.sample_index < SHEET_PICTURES:
+        row = rows.setdefault(job.prompt_index, (job.prompt, []))[1]
+        if len(rows) > SHEET_PROMPTS:
+            del rows[job.prompt_index]
+            break
+        if job.sample_index < SHEET_PICTURES:
             with Image.open(folder / naming(job)) as picture:
-                rows.setdefault(job.prompt_index, (job.prompt, []))[1].append(picture.convert("RGB"))
+                row.append(picture.convert("RGB"))
     write_png(folder / "sheet.png", contact_sheet(list(rows.values())))

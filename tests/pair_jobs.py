@@ -115,14 +115,14 @@ def extract_codes(shelf: str, folder: str, batch_size: int, shard_size: int) -> 
 
 def write_pictures(model: str, prompts: list[str], n: int, folder: str, batch_size: int) -> list[str]:
     """This rank's share of a folder of generated pictures; returns the names of all."""
-    files = picture_folder.write_pictures(
+    drawn = picture_folder.write_pictures(
         Generator.from_pretrained(model),
         prompts,
         n,
         Path(folder),
         Drawing(seed=3, sampling=Sampling(cfg_scale=2.0), batch_size=batch_size),
     )
-    return [file.name for file in files]
+    return [file.name for file in drawn.files]
 
 
 def step_language_side(

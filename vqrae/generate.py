@@ -44,11 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     from common import dist
     from generation.picture_folder import draw
 
-    files = draw(drawing, arguments.model, prompts, arguments.n, arguments.out)
+    drawn = draw(drawing, arguments.model, prompts, arguments.n, arguments.out)
     if dist.is_main():
-        print(
-            f"wrote {len(files)} pictures to {arguments.out}; {arguments.out / 'sheet.png'} shows the first"
-        )
+        print(f"{arguments.out}: {drawn}; {arguments.out / 'sheet.png'} shows the first")
 
 
 def read_prompts(path: Path) -> list[str]:

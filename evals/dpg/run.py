@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 from common.errors import UserError, run_cli
 from evals import drawing
 from evals.command import spread
-from generation.drawing import Drawing
 
 if TYPE_CHECKING:
     from evals.dpg.rules import Item
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     path = arguments.csv or kept_at(CSV_URL)
     items = read_items(path, arguments.scoring)
     chosen = spread(items, arguments.limit)
-    folder = arguments.pictures or _draw(arguments, chosen)
+    folder = arguments.pictures or _draw(arguments, chosen, items)
     for item in chosen:
         if not (folder / f"{item.name}.png").is_file():
             raise UserError(f"{folder / item.name}.png: missing: every prompt must have its pictures")
@@ -80,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
         answers = read_answers(judge, chosen, folder, arguments.output / "answers")
         drawn = None if arguments.pictures else folder / "drawn"
+        files = sorted(drawn.glob("*_*.png")) if drawn else []
         report(
             arguments.output,
             chosen,
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             source=str(arguments.csv or "official"),
             scoring=arguments.scoring,
             judge=judge.identity,
-            origin=drawing.find_origin(folder, arguments.model, drawn),
+            origin=drawing.find_origin(folder, arguments.model, files, drawn),
             seconds=time.time() - start,
         )
     dist.barrier()
@@ -112,19 +112,18 @@ def _preflight(arguments: argparse.Namespace) -> None:
     require("DPG-Bench", needs)
 
 
-def _draw(arguments: argparse.Namespace, items: Sequence[Item]) -> Path:
+def _draw(arguments: argparse.Namespace, items: Sequence[Item], every: Sequence[Item]) -> Path:
     """The pictures that are not there yet, and their grids; returns the grids' folder."""
     from common import dist
     from common.data.images import open_image
     from common.files import write_png
     from evals.dpg.judges import grid_of
     from evals.dpg.rules import TILES
-    from generation.picture_folder import draw
 
     folder: Path = arguments.output / "pictures"
-    files = draw(
-        Drawing.read(vars(arguments)), arguments.model, [item.text for item in items], TILES, folder / "drawn"
-    )
+    numbers = {item.name: number for number, item in enumerate(every)}
+    numbered = [(numbers[item.name], item.text) for item in items]
+    files = drawing.draw(arguments, numbered, TILES, folder / "drawn")
     for place in range(dist.rank(), len(items), dist.world()):
         grid = folder / f"{items[place].name}.png"
         own = files[place * TILES : (place + 1) * TILES]

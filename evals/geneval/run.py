@@ -13,7 +13,7 @@ The rules are the original's to the letter (djghosh13/geneval); its environment 
 
 --limit takes prompts at even distances from the whole set. DIR receives pictures/ (in the original's layout),
 detections/ (so that a call that was stopped goes on), results.json, verdicts.jsonl (a line a picture, with the
-original's fields) and page.html (all pictures, with what was found in them and why they failed).
+original's fields) and page.html (all pictures, with what was found in them and why they failed; with thumbnails/).
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from common.command import positive
 from common.errors import run_cli
 from evals import drawing
 from evals.command import spread
-from generation.drawing import Drawing
 
 if TYPE_CHECKING:
     from evals.detectors.detection import Detector
-    from evals.geneval.prompts import Prompt
+    from evals.geneval.prompts import Picture, Prompt
 
 LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
 DETECTORS = ("mask2former", "world")
@@ -72,8 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     chosen = spread(prompts, arguments.limit)
     detector = _open_detector(arguments, device)
     check_vocabulary(detector, chosen)
-    folder = arguments.pictures or _draw(arguments, chosen)
-    pictures = find_pictures(folder, chosen, arguments.n)
+    folder = arguments.pictures or arguments.output / "pictures"
+    pictures = find_pictures(folder, chosen, arguments.n) if arguments.pictures else _draw(arguments, chosen)
     detect_waiting(detector, pictures, arguments.output / "detections")
     if dist.is_main():
         found = read_found(detector, pictures, arguments.output / "detections")
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
             source=str(arguments.prompts or arguments.pictures or "official"),
             per_prompt=arguments.n,
             detector=detector.identity,
-            origin=drawing.find_origin(folder, arguments.model),
+            origin=drawing.find_origin(folder, arguments.model, [one.path for one in pictures]),
             seconds=time.time() - start,
         )
     dist.barrier()
@@ -130,28 +129,19 @@ def _open_detector(arguments: argparse.Namespace, device: Any) -> Detector:
     return Mask2FormerDetector.from_pretrained(arguments.mask2former, arguments.clip, device)
 
 
-def _draw(arguments: argparse.Namespace, prompts: Sequence[Prompt]) -> Path:
-    """The pictures that are not there yet; returns their folder."""
-    from dataclasses import replace
-
+def _draw(arguments: argparse.Namespace, prompts: Sequence[Prompt]) -> list[Picture]:
+    """All pictures, of which those that are not there yet are drawn."""
     from common import dist
-    from evals.geneval.prompts import write_metadata
-    from generation.picture_folder import draw, geneval
+    from evals.geneval.prompts import Picture, write_metadata
+    from generation.picture_folder import geneval
 
     folder: Path = arguments.output / "pictures"
-    draw(
-        Drawing.read(vars(arguments)),
-        arguments.model,
-        [prompt.text for prompt in prompts],
-        arguments.n,
-        folder,
-        # A prompt's own number, also where --limit leaves others out.
-        naming=lambda job: geneval(replace(job, prompt_index=prompts[job.prompt_index].number)),
-    )
+    numbered = [(prompt.number, prompt.text) for prompt in prompts]
+    files = iter(drawing.draw(arguments, numbered, arguments.n, folder, geneval))
     if dist.is_main():
         write_metadata(folder, prompts)
     dist.barrier()
-    return folder
+    return [Picture(prompt, image, next(files)) for prompt in prompts for image in range(arguments.n)]
 
 
 if __name__ == "__main__":

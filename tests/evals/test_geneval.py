@@ -169,6 +169,31 @@ def test_what_a_generator_draws_is_judged(pictures: Path, tmp_path: Path) -> Non
     assert again["scores"] == results["scores"] and again["partial"]
 
 
+def test_a_trial_is_the_beginning_of_the_whole_run(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_generator.write_generator(tmp_path / "model")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(one.metadata) + "\n" for one in described_prompts(pictures)))
+    fixed = ["--prompts", str(prompts), "--detector", "world", "--cfg-scale", "1", "--device", "cpu"]
+    call = [str(tmp_path / "model"), "--output", str(tmp_path / "out"), *fixed]
+    geneval.main([*call, "--limit", "3", "-n", "1"])
+    drawn = {path: path.read_bytes() for path in (tmp_path / "out" / "pictures").glob("*/samples/*.png")}
+    found = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "detections").glob("*/*.json")}
+    assert len(drawn) == len(found) == 3
+    geneval.main([*call, "-n", "2", "--batch-size", "4"])
+    assert "13 pictures drawn, 3 were there" in capsys.readouterr().out
+    assert all(path.read_bytes() == content for path, content in drawn.items())
+    assert all(path.stat().st_mtime_ns == when for path, when in found.items())
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["counts"] == {"expected": 16, "scored": 16} and not results["partial"]
+    assert results["settings"]["drawing"]["batch_sizes"] == {"3": 3, "4": 13}
+    geneval.main([*call, "-n", "1"])  # fewer of each: the others stay and are not judged
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["counts"]["scored"] == 8
+    with pytest.raises(UserError, match=r"other settings \(seed: 0, now 1\)"):
+        geneval.main([*call, "--seed", "1"])
+
+
 def test_what_is_missing_stands_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="missing"):
         geneval.main(["--output", str(tmp_path), "--mask2former", "nobody/detector", "--clip", "nobody/clip"])

@@ -17,7 +17,8 @@ from PIL import Image
 from common.errors import UserError, run_cli
 from generation.drawing import Drawing
 from generation.generator import Generator, Job, jobs_for
-from generation.picture_folder import geneval, write_pictures
+from generation.picture_folder import Drawn, geneval, write_pictures
+from generation.picture_record import batch_size_of
 from generation.prompt import prompt_ids
 from generation.sampler import Sampler, Sampling, picture_key
 from vqrae import cli
@@ -112,10 +113,14 @@ def test_names_of_the_package() -> None:
 # ---- a folder of pictures --------------------------------------------------------------------------------
 
 
-def write(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> list[Path]:
+def write_all(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> Drawn:
     given: dict[str, Any] = {"seed": 3, "sampling": SAMPLING, "batch_size": 3, **changes}
-    n, more = given.pop("n", 2), {name: given.pop(name) for name in ("naming", "source") if name in given}
-    return write_pictures(generator, prompts, n, out, Drawing(**given), **more)
+    more = {name: given.pop(name) for name in ("naming", "source", "numbers") if name in given}
+    return write_pictures(generator, prompts, given.pop("n", 2), out, Drawing(**given), **more)
+
+
+def write(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> list[Path]:
+    return write_all(generator, out, prompts, **changes).files
 
 
 def test_every_picture_tells_what_made_it(generator: Generator, tmp_path: Path) -> None:
@@ -129,6 +134,7 @@ def test_every_picture_tells_what_made_it(generator: Generator, tmp_path: Path) 
         assert text["prompt"] == job.prompt and text["seed"] == "3"
         assert (text["prompt_index"], text["sample_index"]) == (str(job.prompt_index), str(job.sample_index))
         stated = json.loads(text["settings"])
+        assert stated.pop("batch_size") == 3 == batch_size_of(file)
         assert stated.items() <= settings.items()
         assert stated["model"] == "some/model" and stated["sampling"]["cfg_scale"] == 2.0
     assert pixels(tmp_path / "out" / "sheet.png").std() > 10
@@ -171,17 +177,71 @@ def test_two_processes_write_the_same_files(
         assert np.array_equal(pixels(file), pixels(tmp_path / "pair" / file.name))
 
 
+def test_pictures_are_kept_one_by_one(
+    generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer prompts, more pictures of each and a smaller batch are calls of one folder; what is there stays."""
+    out, whole = tmp_path / "out", write(generator, tmp_path / "whole", n=3)
+    batches: list[list[Job]] = []
+    draw = Generator.draw
+
+    def watched(self: Generator, jobs: Any, *rest: Any, **more: Any) -> Any:
+        batches.append(list(jobs))
+        return draw(self, jobs, *rest, **more)
+
+    monkeypatch.setattr(Generator, "draw", watched)
+    last = len(PROMPTS) - 1
+    few = write_all(generator, out, [PROMPTS[last]], numbers=[last], n=1)
+    assert [file.name for file in few.files] == [f"{last:05d}_0000.png"] and (few.kept, few.damaged) == (0, 0)
+    before = few.files[0].read_bytes()
+    more = write_all(generator, out, n=2, batch_size=2)
+    assert (len(more.files), more.kept) == (2 * len(PROMPTS), 1) and few.files[0].read_bytes() == before
+    batches.clear()
+    most = write_all(generator, out, n=3)
+    assert str(most) == f"{len(PROMPTS)} pictures drawn, {2 * len(PROMPTS)} were there"
+    # Third pictures are behind all seconds: batches of 3 of which the first two thirds are there.
+    assert sum(len(set(part)) for part in batches) <= len(PROMPTS) + 2
+    sizes = [batch_size_of(file) for file in most.files]
+    assert {size: sizes.count(size) for size in set(sizes)} == {
+        1: 1, 2: 2 * len(PROMPTS) - 1, 3: len(PROMPTS)
+    }  # fmt: skip
+    for ours, theirs in zip(most.files, whole, strict=True):
+        assert np.abs(pixels(ours).astype(int) - pixels(theirs)).max() <= 1
+
+
+def test_damaged_pictures_are_drawn_again_and_others_are_not_touched(
+    generator: Generator, tmp_path: Path
+) -> None:
+    files = write(generator, tmp_path)
+    before = [file.read_bytes() for file in files]
+    files[0].write_bytes(b"")
+    files[1].write_bytes(before[1][: len(before[1]) - 20])
+    flipped = bytearray(before[2])
+    flipped[-30] ^= 1
+    files[2].write_bytes(flipped)
+    files[3].unlink()
+    again = write_all(generator, tmp_path)
+    assert [file.read_bytes() for file in files] == before
+    kept = len(files) - 4
+    assert str(again) == f"4 pictures drawn (3 of them anew: they were damaged), {kept} were there"
+    Image.new("RGB", (16, 16)).save(files[0])  # somebody's own
+    mine = files[0].read_bytes()
+    files[1].unlink()
+    with pytest.raises(UserError, match=r"00000_0000.png: another picture \(.*: None, now"):
+        write(generator, tmp_path)
+    assert files[0].read_bytes() == mine and not files[1].exists()
+
+
 def test_pictures_of_other_settings_are_not_mixed(generator: Generator, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(generator, out, PROMPTS[:1], n=1)
     for changes, named in (
-        ({"seed": 4}, "seed: 3, now 4"),
-        ({"sampling": Sampling(cfg_scale=2.5)}, "sampling: "),
-        ({"n": 2}, "batch_size: 1, now 2"),
-        ({"prompts": ["another"]}, "prompts_sha256"),
-        ({"tokens": 9}, "grid"),
+        ({"seed": 4}, r"other settings \(seed: 3, now 4"),
+        ({"sampling": Sampling(cfg_scale=2.5)}, r"other settings \(sampling: "),
+        ({"prompts": ["another"]}, r"00000_0000.png: another picture \(prompt: .*, now another"),
+        ({"tokens": 9}, r"other settings \(grid"),
     ):
-        with pytest.raises(UserError, match=f"other settings \\({named}"):
+        with pytest.raises(UserError, match=named):
             write(generator, out, **{"prompts": PROMPTS[:1], "n": 1, **changes})
     (out / "settings.json").write_text("{")
     with pytest.raises(UserError, match="not a record of settings"):
@@ -240,7 +300,7 @@ def test_a_file_of_prompts(
     assert (
         command("{folder}", "--prompts", "{out}/prompts.jsonl", "-n", "2", "--greedy", "--device", "cpu") == 0
     )
-    assert "wrote 4 pictures" in capsys.readouterr().out
+    assert "4 pictures drawn, 0 were there" in capsys.readouterr().out
     assert len(list((tmp_path / "pictures").glob("0*.png"))) == 4
 
 
