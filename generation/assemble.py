@@ -20,6 +20,7 @@ from common.training.optim import constant_factor, cosine_factor, parameter_grou
 from generation.config import MARKS, GenerationConfig, ModelConfig
 from generation.model_folder import GeneratorFolder, load_generator
 from generation.objective import NextCode
+from generation.sampling_file import OF_A_RECIPE
 from generation.vocabulary import CONFIG_KEY, VisualVocabulary, expand
 
 ARCHITECTURE = "model.language_model.architecture"
@@ -63,7 +64,14 @@ def assemble_generator(config: GenerationConfig) -> GeneratorFolder:
         expand(model, text_tokenizer, vqrae, vocabulary, config.model.new_embeddings)
     if config.engine.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return GeneratorFolder(model=model, text_tokenizer=text_tokenizer, vqrae=vqrae, vocabulary=vocabulary)
+    return GeneratorFolder(
+        model=model,
+        text_tokenizer=text_tokenizer,
+        vqrae=vqrae,
+        vocabulary=vocabulary,
+        sampling=config.samples.sampling,
+        origin=OF_A_RECIPE,
+    )
 
 
 def _former(config: GenerationConfig, source: str, vocabulary: VisualVocabulary) -> tuple[Any, Any]:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from common.config import Architecture, Count, Number, Rate, Share, configclass, stating
 from common.data.config import DataConfig, SourceConfig
+from common.errors import UserError
+from common.text import checked
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.optim import AdamWConfig, MuonConfig
@@ -149,6 +151,14 @@ class SamplesConfig:
     prompts: tuple[str, ...]
     per_prompt: Count
     sampling: Sampling
+    """Also what the exported generator brings along for all that draws with it."""
+
+    def __post_init__(self) -> None:
+        for number, prompt in enumerate(self.prompts):
+            try:
+                checked(prompt, f"prompts.{number}")
+            except UserError as error:
+                raise ValueError(str(error)) from error
 
 
 @configclass

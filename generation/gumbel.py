@@ -21,9 +21,16 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _FACTORS = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 
 
-def picture_key(seed: int, prompt_index: int, sample_index: int) -> int:
-    """The key of one picture's random numbers, a signed 64-bit number."""
-    key = derive_key(seed, "picture", prompt_index, sample_index)
+def picture_key(seed: int, prompt: str, number: int) -> int:
+    """The key of one picture's random numbers, a signed 64-bit number.
+
+    Args:
+        prompt: as runs of white space make no difference to the model, they make none here.
+        number: of the picture among those of its prompt, from 0.
+    """
+    # As bytes: how Python writes a text depends on the Unicode tables of its version.
+    words = " ".join(prompt.split()).encode("utf-8", "replace").hex()
+    key = derive_key(seed, "picture", words, number)
     return key - (1 << 64) if key >> 63 else key
 
 

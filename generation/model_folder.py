@@ -2,6 +2,7 @@
 
     MODEL/config.json, *.safetensors     a plain causal language model, with `visual_vocabulary` in its config
     MODEL/tokenizer.json ...             its text tokenizer, in which every visual id has a name
+    MODEL/sampling.json                  how to draw with it, see `sampling_file`
     MODEL/vqrae/                         the VQRAE whose codes it writes, referenced by hash
 
 `AutoModelForCausalLM` and `AutoTokenizer` load the folder without our code.
@@ -9,17 +10,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, refusing
+from common.files import obeying_umask
 from common.language.causal_lm import load_causal_lm, load_text_tokenizer
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import VQRAE_FOLDER, load_vqrae, vqrae_folder
 from common.models.weight_files import resolve_folder, state_sha256
+from generation.sampling import Sampling
+from generation.sampling_file import FILE, hub_fields, read_sampling, write_sampling
 from generation.vocabulary import VisualVocabulary
 
 
@@ -31,17 +35,25 @@ class GeneratorFolder:
         model: a `...ForCausalLM` whose config holds the vocabulary.
         text_tokenizer: the expanded one.
         vqrae: float32.
+        sampling: the settings that drawing starts from. origin: where they are from, in words.
     """
 
     model: Any
     text_tokenizer: Any
     vqrae: VQRAE
     vocabulary: VisualVocabulary
+    sampling: Sampling = field(default_factory=Sampling)
+    origin: str = "the defaults"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write all of it."""
-        self.model.save_pretrained(folder)
-        self.text_tokenizer.save_pretrained(folder)
+        hub = hub_fields(self.sampling, self.vocabulary.image_tokens)
+        for name, value in hub.items():
+            setattr(self.model.generation_config, name, value)
+        with obeying_umask(folder):
+            self.model.save_pretrained(folder)
+            self.text_tokenizer.save_pretrained(folder)
+        write_sampling(Path(folder), self.sampling, self.origin)
         self.vqrae.save_pretrained(Path(folder) / VQRAE_FOLDER)
 
 
@@ -73,4 +85,14 @@ def load_generator(
     vqrae, where = load_vqrae(str(folder), attn_implementation)
     if check_hash:
         vocabulary.check_vqrae(state_sha256(vqrae.state_dict()), str(where))
-    return GeneratorFolder(model=model, text_tokenizer=text_tokenizer, vqrae=vqrae, vocabulary=vocabulary)
+    sampling, origin = read_sampling(folder)
+    with refusing(f"{folder / FILE}: sampling", ValueError):
+        sampling.check(vocabulary.codebook_size)
+    return GeneratorFolder(
+        model=model,
+        text_tokenizer=text_tokenizer,
+        vqrae=vqrae,
+        vocabulary=vocabulary,
+        sampling=sampling,
+        origin=origin,
+    )

@@ -1,8 +1,8 @@
-"""A folder of pictures for a list of prompts: over processes, resumable, every picture telling what made it.
+"""A folder of pictures for a list of prompts: over processes, resumable, extended by later calls.
 
     OUT/settings.json       what all pictures share; a later call with other settings is refused
-    OUT/00000_0000.png      prompt 0, sample 0; prompt, seed and settings are in its text chunks
-    OUT/sheet.png           the first pictures with their prompts
+    OUT/00000_0000.png      prompt 0, picture 0 of it; prompt, seed and settings are in its text chunks
+    OUT/sheet.png           the first pictures of the last call with their prompts
 
 Pictures are kept one by one (see `picture_record`): a call with more prompts, more pictures of each, or another batch
 size draws what is not there yet.
@@ -15,10 +15,9 @@ every prompt, then the second of every prompt: so more pictures of each are furt
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from common import dist
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.files import write_json, write_png
 from common.sheets import contact_sheet
 from common.training.run import versions
+from generation.batches import Job, jobs_for
 from generation.drawing import Drawing, option_error
-from generation.generator import Generator, Job, jobs_for
+from generation.generator import Generator
 from generation.picture_record import State, look, save
+from generation.sampling_file import as_json
 
 SHEET_PROMPTS, SHEET_PICTURES = 16, 8
 Naming = Callable[[Job], str]
@@ -71,8 +72,9 @@ def draw(
     folder: Path,
     naming: Naming = flat,
     numbers: Sequence[int] | None = None,
+    overwrite: bool = False,
 ) -> Drawn:
-    """`write_pictures` of a generator that is loaded as `drawing` says.
+    """`write_pictures` of a generator that is loaded as `drawing` says; says which settings of the sampler are used.
 
     Args:
         model: its folder or hub id.
@@ -83,11 +85,15 @@ def draw(
     device = dist.start_process(drawing.device)
     dtype = getattr(torch, drawing.dtype) if drawing.dtype else None
     generator = Generator.from_pretrained(model, device, dtype)
+    sampling = drawing.sampling(generator.sampling)
     try:
-        drawing.sampling.check(generator.vocabulary.codebook_size)
+        sampling.check(generator.vocabulary.codebook_size)
     except ValueError as error:
         raise option_error(error) from error
-    return write_pictures(generator, prompts, n, folder, drawing, naming, model, numbers)
+    if dist.is_main():
+        stated = f"; stated here: {', '.join(drawing.stated)}" if drawing.stated else ""
+        print(f"sampling: {sampling} ({generator.origin}{stated})", flush=True)
+    return write_pictures(generator, prompts, n, folder, drawing, naming, model, numbers, overwrite)
 
 
 def write_pictures(
@@ -99,6 +105,7 @@ def write_pictures(
     naming: Naming = flat,
     source: str = "",
     numbers: Sequence[int] | None = None,
+    overwrite: bool = False,
 ) -> Drawn:
     """Draw what is not there yet: `n` pictures of each prompt. All processes call it together.
 
@@ -106,43 +113,45 @@ def write_pictures(
         naming: file name of a picture within `folder`.
         source: the model's name, for the record.
         numbers: of the prompts, in a larger list of which these are a part; None: their places.
+        overwrite: draw over files that hold other pictures; else they are an error.
 
     Raises:
-        UserError: a prompt is too long; the folder holds pictures of other settings, or cannot be written.
+        UserError: a prompt is too long or no valid text; the folder holds pictures of other settings, or other pictures
+            under these names; it cannot be written; or the model's logits are not finite.
         ValueError: `top_k` over K.
     """
-    seed, sampling, tokens, truncate = drawing.seed, drawing.sampling, drawing.tokens, drawing.truncate
+    sampling = drawing.sampling(generator.sampling)
     sampling.check(generator.vocabulary.codebook_size)
-    for prompt in prompts:  # before anything is drawn
-        generator.prompt_ids(prompt, tokens, truncate)
+    generator.check_tokens(drawing.tokens)
     jobs = jobs_for(prompts, n, numbers)
-    size = min(drawing.batch_size, len(jobs))
-    height, width = generator.grid(tokens)
+    in_order = sorted(jobs, key=lambda job: job.sample_index)
+    batches = generator.batches(in_order, drawing.batch_size, drawing.deterministic, drawing.truncate)
     settings: dict[str, Any] = {
         "model": source,
         "weights_sha256": generator.weights_sha256,
         "vqrae_sha256": generator.vocabulary.vqrae_sha256,
         "dtype": str(generator.dtype).removeprefix("torch."),
-        "seed": seed,
-        "sampling": {**dataclasses.asdict(sampling), "cfg_interval": list(sampling.cfg_interval)},
-        "grid": [height, width],
-        "truncate": truncate,
+        "seed": drawing.seed,
+        "sampling": as_json(sampling),
+        "grid": list(generator.vocabulary.grid),
+        "truncate": drawing.truncate,
+        "deterministic": drawing.deterministic,
     }
-    _claim(folder, settings)
-    states = _look_at(folder, jobs, naming, settings)
-    in_order = sorted(jobs, key=lambda job: job.sample_index)
-    batches = [in_order[first : first + size] for first in range(0, len(jobs), size)]
-    waiting = [part for part in batches if any(states[job] != "kept" for job in part)]
-    mine = waiting[dist.rank() :: dist.world()]
-    with tqdm(
-        total=len(mine) * height * width, unit="code", desc="generate", disable=not dist.is_main()
-    ) as bar:
-        for part in mine:
-            filled = [*part, *[part[-1]] * (size - len(part))]
-            codes = generator.draw(filled, seed, sampling, tokens, truncate, on_step=bar.update)
-            for job, picture in zip(part, generator.decode(codes[: len(part)]), strict=True):
+    if not overwrite:
+        _compare(folder, settings)
+    mine = jobs[dist.rank() :: dist.world()]
+    shares = dist.gather_objects({job: look(folder / naming(job), job, settings, overwrite) for job in mine})
+    states: dict[Job, State] = {job: state for part in shares for job, state in part.items()}
+    _claim(folder, settings, overwrite)
+    waiting = [batch for batch in batches if any(states[job] != "kept" for job in batch.jobs)]
+    waiting = waiting[dist.rank() :: dist.world()]
+    steps = len(waiting) * generator.vocabulary.image_tokens
+    with tqdm(total=steps, unit="code", desc="generate", disable=not dist.is_main()) as bar:
+        for batch in waiting:
+            drawn = generator.draw(batch, drawing.seed, sampling, drawing.truncate, on_step=bar.update)
+            for job, picture in drawn.items():
                 if states[job] != "kept":
-                    save(picture, folder / naming(job), job, settings, size)
+                    save(picture, folder / naming(job), job, settings, len(batch.rows))
     dist.barrier()
     if dist.is_main():
         _write_sheet(folder, jobs, naming)
@@ -151,30 +160,32 @@ def write_pictures(
     return Drawn([folder / naming(job) for job in jobs], found["kept"], found["damaged"])
 
 
-def _look_at(
-    folder: Path, jobs: Sequence[Job], naming: Naming, settings: Mapping[str, Any]
-) -> dict[Job, State]:
-    """What is there of the pictures; each process looks at a share, and none writes before all have looked."""
-    mine = {job: look(folder / naming(job), job, settings) for job in jobs[dist.rank() :: dist.world()]}
-    return {job: state for part in dist.gather_objects(mine) for job, state in part.items()}
-
-
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write settings.json, or hold what stands there against `settings`."""
+def _compare(folder: Path, settings: dict[str, Any]) -> None:
+    """Hold what stands in a folder's settings.json, if it has one, against `settings`."""
     path = folder / "settings.json"
-    try:
-        if dist.is_main() and not path.is_file():
-            write_json(path, {**settings, "versions": versions()})
-        dist.barrier()
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in settings.items():
-            if key != "model" and stated.get(key) != value:  # the same weights may have moved
-                raise UserError(
-                    f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
-                    "another folder, or remove it"
-                )
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a record of settings; remove it, or choose another folder") from error
+    if not path.is_file():
+        return
+    with refusing(
+        f"{path}: not a record of settings; remove it, or choose another folder",
+        OSError,
+        ValueError,
+        TypeError,
+    ):
+        stated = dict(json.loads(path.read_text(encoding="utf-8")))
+    for key, value in settings.items():
+        if key != "model" and stated.get(key) != value:  # the same weights may have moved
+            raise UserError(
+                f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
+                "another folder, or --overwrite"
+            )
+
+
+def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Write settings.json where it is not there, or is to be another, once all processes have looked."""
+    path = folder / "settings.json"
+    if dist.is_main() and (overwrite or not path.is_file()):
+        write_json(path, {**settings, "versions": versions()})
+    dist.barrier()
 
 
 def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:

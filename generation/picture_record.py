@@ -1,14 +1,14 @@
 """What makes a drawn picture itself, told in its PNG's text chunks, and whether a file is that picture.
 
 What is notable here: identity is the picture's, not the call's. It follows from the model, the settings, the prompt and
-two numbers; how many others were asked for in the same call, or were drawn beside it, is no part of it. The batch size
-is told all the same, for it moves roundings.
+its number among the pictures of that prompt; where the prompt stood in a list, how many others were asked for in the
+same call, or were drawn beside it, is no part of it. The batch size is told all the same, for it moves roundings.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,25 +17,30 @@ from PIL.PngImagePlugin import PngInfo
 
 from common.errors import UserError
 from common.files import write_png
-from generation.generator import Job
+from common.text import shown
+from generation.batches import Job
 
-State = Literal["kept", "absent", "damaged"]
+State = Literal["kept", "absent", "damaged", "another"]
 
 
 def save(picture: Image.Image, path: Path, job: Job, settings: Mapping[str, Any], batch_size: int) -> None:
     """Write a picture that tells what it is; raises `UserError` where it cannot be written."""
     info = PngInfo()
-    texts = {**_numbers(job, settings), "settings": json.dumps({**settings, "batch_size": batch_size})}
+    texts = {
+        **_identity(job, settings),
+        "prompt_index": str(job.prompt_index),
+        "settings": json.dumps({**settings, "batch_size": batch_size}),
+    }
     for key, value in texts.items():
         info.add_itxt(key, value)  # UTF-8, unlike plain text chunks
     write_png(path, picture, pnginfo=info)
 
 
-def look(path: Path, job: Job, settings: Mapping[str, Any]) -> State:
+def look(path: Path, job: Job, settings: Mapping[str, Any], overwrite: bool = False) -> State:
     """Whether the file is the picture of `job`: whole, or not there, or damaged, which is as good as not there.
 
     Raises:
-        UserError: it is another picture, which somebody may want to keep.
+        UserError: it is another picture, which somebody may want to keep; with `overwrite` it is said to be "another".
     """
     if not path.is_file():
         return "absent"
@@ -46,11 +51,13 @@ def look(path: Path, job: Job, settings: Mapping[str, Any]) -> State:
     except Exception:  # Pillow raises nearly anything for what is torn
         return "damaged"
     told = {**read_settings(texts), **texts}
-    for name, value in {**settings, **_numbers(job, settings)}.items():
+    for name, value in {**settings, **_identity(job, settings)}.items():
         if told.get(name) != value and name != "model":  # the same weights may have moved
+            if overwrite:
+                return "another"
+            before, now = (shown(one) if isinstance(one, str) else one for one in (told.get(name), value))
             raise UserError(
-                f"{path}: another picture ({name}: {told.get(name)}, now {value}); choose another folder, or "
-                "remove it"
+                f"{path}: another picture ({name}: {before}, now {now}); choose another folder, or --overwrite"
             )
     return "kept"
 
@@ -72,10 +79,34 @@ def read_settings(texts: Mapping[Any, Any]) -> dict[str, Any]:
         return {}
 
 
-def _numbers(job: Job, settings: Mapping[str, Any]) -> dict[str, str]:
+def places(folder: Path, prompts: Sequence[str]) -> list[int]:
+    """A number for each prompt in a folder of `NNNNN_NNNN.png`: those that are there keep theirs, new ones follow."""
+    numbers: dict[str, int] = {}
+    last = -1
+    for path in sorted(folder.glob("[0-9]*_[0-9]*.png")):
+        number = path.stem.split("_")[0]
+        if not number.isdecimal():
+            continue
+        last = max(last, int(number))
+        try:
+            with Image.open(path) as picture:
+                prompt = picture.info.get("prompt")
+        except (
+            Exception
+        ):  # torn: its number stays taken, unless another picture of its prompt tells whose it is
+            continue
+        if isinstance(prompt, str):
+            numbers.setdefault(prompt, int(number))
+    for prompt in prompts:
+        if prompt not in numbers:
+            last += 1
+            numbers[prompt] = last
+    return [numbers[prompt] for prompt in prompts]
+
+
+def _identity(job: Job, settings: Mapping[str, Any]) -> dict[str, str]:
     return {
         "prompt": job.prompt,
         "seed": str(settings["seed"]),
-        "prompt_index": str(job.prompt_index),
         "sample_index": str(job.sample_index),
     }

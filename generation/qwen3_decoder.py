@@ -54,6 +54,10 @@ class Decoder:
     def device(self) -> torch.device:
         return self.embedding.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
     def new_cache(self, rows: int, slots: int) -> Cache:
         """Room for `rows` sequences of `slots` tokens each."""
         positions = torch.arange(slots, device=self.device)[None]

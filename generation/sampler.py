@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from generation.gumbel import draw, picture_key
 from generation.qwen3_decoder import Cache, Decoder
 from generation.sampling import Sampling
@@ -59,6 +60,7 @@ class Sampler:
         sampling: Sampling,
         steps: int | None = None,
         on_step: Callable[[], object] | None = None,
+        width: int = 0,
     ) -> Tensor:
         """Draw B pictures.
 
@@ -69,12 +71,14 @@ class Sampler:
             keys: for each picture the key of its random numbers (see `gumbel.picture_key`).
             steps: N; None: as many as the vocabulary's grid has.
             on_step: called after each code.
+            width: slots of every prompt, at least the longest's: more give the same shapes to shorter ones.
 
         Returns:
             Codes (B, N) int64 in [0, K), in raster order, on the model's device.
 
         Raises:
             ValueError: no picture, an empty prompt, `top_k` over K, or more tokens than the model has positions.
+            UserError: the model's logits are not finite.
         """
         steps = self.vocabulary.image_tokens if steps is None else steps
         sampling.check(self.vocabulary.codebook_size)
@@ -95,6 +99,7 @@ class Sampler:
                 sampling,
                 steps,
                 on_step,
+                width,
             )
         return codes.clone()  # outside of inference mode: an ordinary tensor
 
@@ -107,12 +112,13 @@ class Sampler:
         sampling: Sampling,
         steps: int,
         on_step: Callable[[], object] | None,
+        width: int,
     ) -> Tensor:
         scales = sampling.scales(steps)
         guided = [step for step, scale in enumerate(scales) if scale != 1]
         first, last = (guided[0], guided[-1]) if guided else (steps, -1)
         distinct = [*prompts, *([unconditional] if guided else [])]
-        start = max(map(len, distinct))  # P: the first code's slot
+        start = max(width, *map(len, distinct))  # P: the first code's slot
         if start + steps > self.longest:
             raise ValueError(
                 f"prompt and picture: {start} + {steps} tokens, the model has {self.longest} positions"
@@ -135,6 +141,7 @@ class Sampler:
             batch.replay(rows, length) if self.graphs else batch.advance(rows, length)
         if on_step is not None:
             on_step()
+        batch.check_finite(self.decoder.dtype)
         return batch.codes
 
     def _room_for(self, images: int, halves: int, length: int, steps: int, sampling: Sampling) -> _Batch:
@@ -193,6 +200,7 @@ class _Batch:
         self.cache = decoder.new_cache(images * halves, slots)
         self.bias = self.cache.cos.new_empty(images * halves, 1, 1, slots)
         self.scales = torch.empty(steps, device=device)
+        self.extremes = torch.zeros(2, device=device)
         self.codes, self.tokens, self.keys, self.step, self.slot = (
             torch.zeros(shape, dtype=torch.int64, device=device)
             for shape in ((images, steps), (images * halves, 1), images, 1, 1)
@@ -205,6 +213,7 @@ class _Batch:
         self.keys.copy_(torch.tensor(keys))
         self.scales.copy_(torch.tensor(scales))
         self.step.zero_()
+        self.extremes.zero_()
         self.slot.fill_(slot)
         places = torch.arange(self.bias.shape[-1], device=self.bias.device)
         seen = (places >= self.cache.padding[:, None]) & (places < slot)
@@ -226,15 +235,26 @@ class _Batch:
             unconditional = logits[self.images :]
             scale = self.scales.index_select(0, self.step)
             conditional = unconditional + scale * (conditional - unconditional)
+        # Times 0, what is not finite becomes no number, and stays so in a sum; asked for once, since a GPU waits.
+        self.extremes += torch.stack(conditional.aminmax()) * 0
         codes = draw(conditional, self.sampling, self.keys, self.step)
         self.codes.index_copy_(1, self.step, codes[:, None])
         self.tokens.view(-1, self.images).copy_(codes + self.first_code)
         self.step += 1
 
+    def check_finite(self, dtype: torch.dtype) -> None:
+        """Raises `UserError` if a logit of any step was not finite: what was drawn then means nothing."""
+        if not bool(self.extremes.isfinite().all()):
+            kind = str(dtype).removeprefix("torch.")
+            raise UserError(
+                f"the generator's logits are not finite in {kind}: its weights are damaged, or {kind} is too narrow "
+                "for them (--dtype float32)"
+            )
+
     def replay(self, rows: int, length: int) -> None:
         """`advance` by a CUDA graph, which is recorded at its first use."""
         if (rows, length) not in self._graphs:
-            state = (self.codes, self.tokens, self.step, self.slot)
+            state = (self.codes, self.tokens, self.step, self.slot, self.extremes)
             before = [tensor.clone() for tensor in state]
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())

@@ -62,7 +62,7 @@ class SamplePictures:
             [self.prompts[index]],
             self.unconditional,
             owners=[0] * count,
-            keys=[picture_key(self.seed, index, sample) for sample in range(count)],
+            keys=[picture_key(self.seed, self.samples.prompts[index], sample) for sample in range(count)],
             sampling=self.samples.sampling,
         )
         model.train()

@@ -24,7 +24,6 @@ from generation import picture_folder
 from generation import train as generation_train
 from generation.drawing import Drawing
 from generation.generator import Generator
-from generation.sampling import Sampling
 from tokenizer import train as tokenizer_train
 from understanding import assemble
 from understanding import train as understanding_train
@@ -120,7 +119,7 @@ def write_pictures(model: str, prompts: list[str], n: int, folder: str, batch_si
         prompts,
         n,
         Path(folder),
-        Drawing(seed=3, sampling=Sampling(cfg_scale=2.0), batch_size=batch_size),
+        Drawing(seed=3, stated={"cfg_scale": 2.0}, batch_size=batch_size),
     )
     return [file.name for file in drawn.files]
 

@@ -5,8 +5,13 @@
     torchrun --nproc-per-node 8 -m vqrae.cli generate MODEL --prompts FILE --out DIR
 
 DIR receives one PNG per picture, with prompt, seed and settings in its text chunks; settings.json; and sheet.png with
-the first of them. FILE has one prompt a line, or, as .jsonl, one object with `prompt` a line (GenEval's metadata). A
-call that was stopped goes on where it was when it is repeated.
+the first of them. FILE has one prompt a line, or, as .jsonl, one object with `prompt` a line (GenEval's metadata).
+Pictures that are there are kept, if they are of the same model and settings: so a call that was stopped goes on where
+it was when it is repeated, and prompts and pictures (-n) may be added.
+
+The random numbers of a picture follow from seed, prompt and its number among the pictures of that prompt. Batches of
+another size round otherwise, which rarely changes a picture in float32, and often in bfloat16; --deterministic draws
+batches of one form, so that nothing else matters on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ import json
 from pathlib import Path
 
 from common.command import positive
-from common.errors import UserError, refusing
+from common.errors import UserError
+from common.text import checked, read_lines
 from generation.drawing import Drawing
 from generation.drawing import add_arguments as add_drawing
 
@@ -31,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-n", type=positive, default=1, metavar="N", help="pictures of each prompt (default: 1)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="draw over pictures of another model or other settings"
+    )
     add_drawing(parser)
 
 
@@ -39,39 +48,48 @@ def run(arguments: argparse.Namespace) -> None:
     if (arguments.prompt is None) == (arguments.prompts is None):
         raise UserError("expected either a prompt or --prompts FILE")
     prompts = [arguments.prompt] if arguments.prompts is None else read_prompts(arguments.prompts)
+    prompts = list(
+        dict.fromkeys(map(checked, prompts))
+    )  # the same prompt twice would be the same pictures twice
     drawing = Drawing.read(vars(arguments))
 
     from common import dist
     from generation.picture_folder import draw
+    from generation.picture_record import places
 
-    drawn = draw(drawing, arguments.model, prompts, arguments.n, arguments.out)
+    folder: Path = arguments.out
+    numbers = None if arguments.overwrite else places(folder, prompts)
+    drawn = draw(
+        drawing, arguments.model, prompts, arguments.n, folder, numbers=numbers, overwrite=arguments.overwrite
+    )
     if dist.is_main():
-        print(f"{arguments.out}: {drawn}; {arguments.out / 'sheet.png'} shows the first")
+        print(f"{folder}: {drawn}; {folder / 'sheet.png'} shows the first")
 
 
 def read_prompts(path: Path) -> list[str]:
-    """One prompt a line, or with the ending .jsonl the `prompt` of each line's object.
+    """One prompt a line, or with the ending .jsonl the `prompt` of each line's object; says how many lines are empty.
 
     Raises:
-        UserError: no such file, no UTF-8, no prompts, or a line that has none: an empty line would shift the indices
-            that the random numbers follow from, or be drawn without a prompt.
+        UserError: no such file, no valid text, no prompts, or a line that has none.
     """
-    with (
-        refusing(f"{path}: cannot be read", OSError),
-        refusing(f"{path}: expected text in UTF-8", UnicodeDecodeError),
-    ):
-        lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     prompts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         prompt: object = line.strip()
         if path.suffix == ".jsonl":
             try:
                 prompt = json.loads(line)["prompt"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{path}: line {number}: expected an object with `prompt`") from error
-        if not isinstance(prompt, str) or not prompt:
+        if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"{path}: line {number}: no prompt")
-        prompts.append(prompt)
+        prompts.append(checked(prompt, f"{path}: line {number}"))
     if not prompts:
         raise UserError(f"{path}: no prompts")
+    left_out = lines[-1][0] - len(lines)
+    told = [f"{left_out} empty lines left out"] if left_out else []
+    if repeated := len(prompts) - len(set(prompts)):
+        told.append(f"{repeated} repeat another")
+    if told:
+        print(f"{path}: {len(prompts)} prompts; {', '.join(told)}", flush=True)
     return prompts

@@ -25,6 +25,8 @@ from transformers import (
 from transformers.models.internvl.modeling_internvl import InternVLVisionEncoder
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
+from common.files import obeying_umask
+
 Grid = tuple[int, int]
 
 
@@ -112,8 +114,9 @@ class VisionEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tower as a plain folder of its own class, with its image processor beside it."""
-        self.model.save_pretrained(folder)
-        self.image_processor().save_pretrained(folder)
+        with obeying_umask(folder):
+            self.model.save_pretrained(folder)
+            self.image_processor().save_pretrained(folder)
 
 
 class SiglipVisionEncoder(VisionEncoder):

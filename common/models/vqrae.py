@@ -28,6 +28,7 @@ from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
+from common.files import obeying_umask
 from common.models.pixel_decoder import PixelDecoder
 from common.models.quantizer import Quantized, SimVQ
 from common.models.vision_encoder import FAMILIES, Grid, VisionEncoder, grid_of, side_of
@@ -216,8 +217,9 @@ class VQRAE(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Weights and config, with the image processor beside them."""
-        super().save_pretrained(save_directory, **kwargs)
-        self.image_processor().save_pretrained(save_directory)
+        with obeying_umask(save_directory):
+            super().save_pretrained(save_directory, **kwargs)
+            self.image_processor().save_pretrained(save_directory)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

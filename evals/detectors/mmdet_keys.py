@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, one_line, refusing, run_cli
+from common.files import obeying_umask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -195,7 +196,8 @@ def save_converted(checkpoint: Path, folder: Path, config: Mask2FormerConfig | N
         )
     if misfits:
         raise UserError(f"{checkpoint}: {misfits[0]}: missing or unknown ({len(misfits)} in all)")
-    model.save_pretrained(folder)
+    with obeying_umask(folder):
+        model.save_pretrained(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

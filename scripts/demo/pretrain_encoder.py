@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, run_cli
+from common.files import obeying_umask
 from scripts.demo.command import world_parser
 from scripts.demo.contrastive import build_model, retrieval_accuracy, train
 from scripts.demo.contrastive_views import GRID
@@ -37,7 +38,8 @@ def save_vision_part(model: SiglipModel, folder: Path, image_size: int) -> None:
 
     vision = SiglipVisionModel(model.config.vision_config)
     vision.load_state_dict(model.vision_model.state_dict())
-    vision.save_pretrained(folder)
+    with obeying_umask(folder):
+        vision.save_pretrained(folder)
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "size": {"height": image_size, "width": image_size},

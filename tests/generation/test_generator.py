@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from common.errors import UserError, run_cli
+from generation.batches import Batch, jobs_for
 from generation.drawing import Drawing
-from generation.generator import Generator, Job, jobs_for
+from generation.generator import Generator
 from generation.picture_folder import Drawn, geneval, write_pictures
 from generation.picture_record import batch_size_of
 from generation.prompt import prompt_ids
@@ -53,12 +54,12 @@ def test_pictures_are_the_decoded_samples(generator: Generator, folder: Path) ->
     assert [len(row) for row in pictures] == [2] * len(PROMPTS)
     parts = tiny_generator.write_generator(folder)
     sampler = Sampler(parts.model, parts.vocabulary)
-    for index, (prompt, row) in enumerate(zip(PROMPTS, pictures, strict=True)):
+    for prompt, row in zip(PROMPTS, pictures, strict=True):
         codes = sampler.sample(
             [prompt_ids(parts.text_tokenizer, prompt)],
             prompt_ids(parts.text_tokenizer, None),
             owners=[0, 0],
-            keys=[picture_key(5, index, sample) for sample in range(2)],
+            keys=[picture_key(5, prompt, sample) for sample in range(2)],
             sampling=SAMPLING,
         )
         expected = parts.vqrae.decode(codes.unflatten(1, parts.vocabulary.grid))
@@ -75,17 +76,15 @@ def test_one_prompt_may_stand_alone(generator: Generator) -> None:
     assert len({picture.tobytes() for picture in alone}) == 3
 
 
-def test_another_grid(generator: Generator) -> None:
-    assert generator.draw([Job("x", 0, 0)], 0, SAMPLING, tokens=36).shape == (1, 6, 6)
-    assert generator.generate("x", tokens=36)[0][0].size == (24, 24)
-    for tokens, named in (
-        (35, "square number"),
-        (0, "square number"),
-        (-4, "square number"),
-        (64, "at most 57"),
-    ):
-        with pytest.raises(UserError, match=f"tokens: expected .*{named}"):
-            generator.generate("x", tokens=tokens)
+@pytest.mark.parametrize("tokens", [36, 9, 64, 15, 1, 0, -4])
+def test_a_grid_that_was_not_trained_is_refused(generator: Generator, tmp_path: Path, tokens: int) -> None:
+    refused = r"tokens: this generator was trained on 16 codes \(4 x 4\) alone, found"
+    with pytest.raises(UserError, match=refused):
+        generator.generate("x", tokens=tokens)
+    with pytest.raises(UserError, match=refused):
+        write(generator, tmp_path / "out", tokens=tokens)
+    assert not (tmp_path / "out").exists()
+    assert generator.generate("x", tokens=16)[0][0].size == (16, 16)
 
 
 def test_long_prompts(generator: Generator) -> None:
@@ -114,8 +113,8 @@ def test_names_of_the_package() -> None:
 
 
 def write_all(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> Drawn:
-    given: dict[str, Any] = {"seed": 3, "sampling": SAMPLING, "batch_size": 3, **changes}
-    more = {name: given.pop(name) for name in ("naming", "source", "numbers") if name in given}
+    given: dict[str, Any] = {"seed": 3, "stated": {"cfg_scale": 2.0}, "batch_size": 3, **changes}
+    more = {key: given.pop(key) for key in ("naming", "source", "numbers", "overwrite") if key in given}
     return write_pictures(generator, prompts, given.pop("n", 2), out, Drawing(**given), **more)
 
 
@@ -147,11 +146,11 @@ def test_a_stopped_call_goes_on_and_ends_the_same(
     drawn: list[int] = []
     draw = Generator.draw
 
-    def stopping(self: Generator, jobs: Any, *rest: Any, **more: Any) -> Any:
+    def stopping(self: Generator, batch: Batch, *rest: Any, **more: Any) -> Any:
         if len(drawn) == 2:
             raise KeyboardInterrupt
-        drawn.append(len(jobs))
-        return draw(self, jobs, *rest, **more)
+        drawn.append(len(batch.rows))
+        return draw(self, batch, *rest, **more)
 
     monkeypatch.setattr(Generator, "draw", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -182,12 +181,12 @@ def test_pictures_are_kept_one_by_one(
 ) -> None:
     """Fewer prompts, more pictures of each and a smaller batch are calls of one folder; what is there stays."""
     out, whole = tmp_path / "out", write(generator, tmp_path / "whole", n=3)
-    batches: list[list[Job]] = []
+    batches: list[Batch] = []
     draw = Generator.draw
 
-    def watched(self: Generator, jobs: Any, *rest: Any, **more: Any) -> Any:
-        batches.append(list(jobs))
-        return draw(self, jobs, *rest, **more)
+    def watched(self: Generator, batch: Batch, *rest: Any, **more: Any) -> Any:
+        batches.append(batch)
+        return draw(self, batch, *rest, **more)
 
     monkeypatch.setattr(Generator, "draw", watched)
     last = len(PROMPTS) - 1
@@ -200,7 +199,7 @@ def test_pictures_are_kept_one_by_one(
     most = write_all(generator, out, n=3)
     assert str(most) == f"{len(PROMPTS)} pictures drawn, {2 * len(PROMPTS)} were there"
     # Third pictures are behind all seconds: batches of 3 of which the first two thirds are there.
-    assert sum(len(set(part)) for part in batches) <= len(PROMPTS) + 2
+    assert sum(len(batch.jobs) for batch in batches) <= len(PROMPTS) + 2
     sizes = [batch_size_of(file) for file in most.files]
     assert {size: sizes.count(size) for size in set(sizes)} == {
         1: 1, 2: 2 * len(PROMPTS) - 1, 3: len(PROMPTS)
@@ -230,19 +229,30 @@ def test_damaged_pictures_are_drawn_again_and_others_are_not_touched(
     with pytest.raises(UserError, match=r"00000_0000.png: another picture \(.*: None, now"):
         write(generator, tmp_path)
     assert files[0].read_bytes() == mine and not files[1].exists()
+    write(generator, tmp_path, overwrite=True)
+    assert [file.read_bytes() for file in files] == before
+
+
+OTHERS: list[tuple[dict[str, Any], str]] = [
+    ({"seed": 4}, r"other settings \(seed: 3, now 4"),
+    ({"stated": {"cfg_scale": 2.5}}, r"other settings \(sampling: "),
+    ({"deterministic": True}, r"other settings \(deterministic: False, now True"),
+    ({"prompts": ["another"]}, r"00000_0000.png: another picture \(prompt: .*, now 'another'"),
+]
 
 
 def test_pictures_of_other_settings_are_not_mixed(generator: Generator, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(generator, out, PROMPTS[:1], n=1)
-    for changes, named in (
-        ({"seed": 4}, r"other settings \(seed: 3, now 4"),
-        ({"sampling": Sampling(cfg_scale=2.5)}, r"other settings \(sampling: "),
-        ({"prompts": ["another"]}, r"00000_0000.png: another picture \(prompt: .*, now another"),
-        ({"tokens": 9}, r"other settings \(grid"),
-    ):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for changes, named in OTHERS:
         with pytest.raises(UserError, match=named):
             write(generator, out, **{"prompts": PROMPTS[:1], "n": 1, **changes})
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    for changes, _ in OTHERS:  # one over the other
+        assert (
+            write_all(generator, out, overwrite=True, **{"prompts": PROMPTS[:1], "n": 1, **changes}).kept == 0
+        )
     (out / "settings.json").write_text("{")
     with pytest.raises(UserError, match="not a record of settings"):
         write(generator, out, PROMPTS[:1], n=1)
@@ -322,20 +332,19 @@ def test_lines_of_a_file_are_prompts(tmp_path: Path) -> None:
         ("{folder} x --prompts {out}/p.txt", "either a prompt or --prompts"),
         ("{folder} x -n 0", "-n: expected 1 or more"),
         ("{folder} x --batch-size 0", "--batch-size: expected 1 or more"),
-        ("{folder} x --cfg-scale -1", "--cfg-scale: expected 0 or more, found -1"),
+        ("{folder} x --cfg-scale -1", "--cfg-scale: expected 0 to 1000, found -1"),
         ("{folder} x --cfg-schedule cubic", "--cfg-schedule: expected constant, linear or cosine"),
         ("{folder} x --cfg-interval 0.5 0.2", "--cfg-interval: expected 0 <= start"),
-        ("{folder} x --temperature 0", "--temperature: expected over 0"),
+        ("{folder} x --temperature 0", "--temperature: expected 0.001 to 1000"),
         ("{folder} x --top-k 0", "--top-k: expected 1 or more"),
         ("{folder} x --top-k 33", "--top-k: expected at most the 32 codes, found 33"),
         ("{folder} x --top-p 0", "--top-p: expected over 0"),
-        ("{folder} x --tokens 15", "tokens: expected a square number"),
+        ("{folder} x --tokens 15", "tokens: this generator was trained on 16 codes"),
         ("{folder} x --device nowhere", "--device nowhere"),
         ("{folder}/vqrae x", "not a generator"),
         ("{out}/gone x", "gone: no such folder"),
         ("{folder} --prompts {out}/gone.txt", "gone.txt: cannot be read"),
         ("{folder} --prompts {out}/empty.txt", "empty.txt: no prompts"),
-        ("{folder} --prompts {out}/gap.txt", "gap.txt: line 2: no prompt"),
         ("{folder} --prompts {out}/bytes.txt", "bytes.txt: expected text in UTF-8"),
         ("{folder} --prompts {out}/bad.jsonl", "bad.jsonl: line 1: expected an object with `prompt`"),
         ("{folder} --prompts {out}/long.txt", "fit beside a picture"),
@@ -350,7 +359,6 @@ def test_generate_refuses(
 ) -> None:
     for name, content in (
         ("empty", b""),
-        ("gap", b"a\n\nb"),
         ("bytes", b"\xff\xfe\x00"),
         ("long", b"word " * 10_000),
     ):
