@@ -28,11 +28,7 @@ mkdir -p "$out"
 seconds=$out/seconds.txt
 touch "$seconds"
 
-# bfloat16 is twice as fast where the processor has it, and slower than float32 where it has not.
-precision=fp32
-if command -v nvidia-smi >/dev/null || grep -qsE 'avx512_bf16|amx_bf16|\bbf16\b' /proc/cpuinfo; then
-    precision=bf16_autocast
-fi
+source scripts/precision.sh
 
 # Options of the parts, split at spaces.
 world= encoder= stage1= stage2= talk= generator= pictures=16

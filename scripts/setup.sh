@@ -42,5 +42,7 @@ stamp=".venv/.vqrae-$(cat pyproject.toml constraints.txt <(echo "$extras") | sha
 # uv resolves torch and torchvision in one go and takes both from the same place, so that their binaries match.
 [ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet uv
 .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --constraint constraints.txt --editable ".[$extras]"
+# Versions that resolve may still not fit each other: found here, not in the middle of a run.
+.venv/bin/python -m scripts.check_imports ${extras//,/ }
 touch "$stamp"
 echo "environment ready: .venv"

@@ -65,8 +65,8 @@ class ModelConfig:
 
     encoder: EncoderConfig
     freeze_encoder: bool
-    codebook_size: int
-    codebook_dim: int
+    codebook_size: Count
+    codebook_dim: Count
     output_patch_size: int
     codebook_start: CodebookStartConfig
     gradient: Gradient = "straight_through"
@@ -74,12 +74,16 @@ class ModelConfig:
     quantize: bool = True
     """False trains the continuous autoencoder, the upper bound of what codes can reach."""
 
-    def __post_init__(self) -> None:
-        width = self.encoder.architecture["hidden_size"]
-        if self.codebook_dim < int(width):
-            raise ValueError(
-                f"codebook_dim: expected at least the encoder's width {width}, found {self.codebook_dim}"
-            )
+    @property
+    def warning(self) -> str | None:
+        """What a user should know of this shape before training it; None where there is nothing."""
+        width = int(self.encoder.architecture["hidden_size"])
+        if self.codebook_dim >= width:
+            return None
+        return (
+            f"warning: model.codebook_dim: {self.codebook_dim} is less than the encoder's width {width}; the paper "
+            "found such codes to collapse (Table 5): watch `usage`"
+        )
 
 
 @configclass

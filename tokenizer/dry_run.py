@@ -37,4 +37,6 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
         "memory per GPU   weights, gradients, optimizer and averages, without activations and perceptual networks:",
         *memory_lines(config.engine, gpus, trained=trained + critic_size, frozen=still, beside=average),
     ]
+    if config.model.warning:
+        lines.append(config.model.warning)
     return "\n".join(lines)

@@ -95,6 +95,8 @@ def train(config: TokenizerConfig) -> None:
     reporter = Reporter(run, config.logging, config.steps, start)
     if latest is not None:
         reporter.say(f"{run}: resuming from step {start}")
+    if config.model.warning:
+        reporter.say(config.model.warning)
     terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(device)
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)

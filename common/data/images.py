@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -38,8 +38,8 @@ class CorruptImage(Exception):
         self.reason = reason
 
 
-def open_image(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image, given as encoded bytes or a path, as upright 8-bit RGB.
+def open_image(source: bytes | str | Path | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image, given as encoded bytes, a path, or opened by Pillow (left as it is), as upright 8-bit RGB.
 
     EXIF rotation is applied; gray, palette, CMYK and 16-bit pictures are converted; transparent ones are laid
     on white.
@@ -80,10 +80,10 @@ def read_size(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> tuple
 
 
 @contextmanager
-def _opened(source: bytes | str | Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(source: bytes | str | Path | Image.Image, max_pixels: int) -> Iterator[Image.Image]:
     """The image, nothing but its header read; whatever goes wrong with it from here on is a `CorruptImage`."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        with _lent(source) as image:
             if image.width * image.height > max_pixels:
                 raise CorruptImage(f"{image.width} x {image.height} pixels, over the limit of {max_pixels}")
             yield image
@@ -104,9 +104,16 @@ def _opened(source: bytes | str | Path, max_pixels: int) -> Iterator[Image.Image
         raise CorruptImage(f"{type(error).__name__}: {one_line(error)}") from error
 
 
+def _lent(source: bytes | str | Path | Image.Image) -> AbstractContextManager[Image.Image]:
+    """Opened, and closed again unless it was open before."""
+    if isinstance(source, Image.Image):
+        return nullcontext(source)
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     with suppress(Exception):  # damaged EXIF data is no reason to lose sound pixels: they stay as they lie
-        ImageOps.exif_transpose(image, in_place=True)
+        return ImageOps.exif_transpose(image)
     return image
 
 

@@ -47,7 +47,7 @@ class SimVQ(nn.Module):
     Args:
         width: D.
         codebook_size: K.
-        codebook_dim: E, at least D (the paper's finding; a narrower code collapses).
+        codebook_dim: E; the paper finds that codes narrower than D collapse (Table 5).
         gradient: how the decoder's gradient passes the argmin: `straight_through`, or `rotation`
             (arXiv 2410.06424).
     """
@@ -56,10 +56,6 @@ class SimVQ(nn.Module):
         self, width: int, codebook_size: int, codebook_dim: int, gradient: Gradient = "straight_through"
     ) -> None:
         super().__init__()
-        if codebook_dim < width:
-            raise ValueError(
-                f"codebook_dim: expected at least the encoder's width {width}, found {codebook_dim}"
-            )
         self.gradient = gradient
         self.project = Float32Linear(width, codebook_dim)
         self.transform = Float32Linear(codebook_dim, codebook_dim, bias=False)  # W

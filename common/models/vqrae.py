@@ -40,7 +40,7 @@ class VQRAEConfig(PreTrainedConfig):
     Args:
         encoder_config: config of a `SiglipVisionModel` or an `InternVLVisionModel`.
         image_mean, image_std: the encoder's normalisation.
-        codebook_size: K. codebook_dim: E, at least D.
+        codebook_size: K. codebook_dim: E.
         output_patch_size: q, pixels per token side in the output.
         gradient: how gradients pass the quantizer.
     """

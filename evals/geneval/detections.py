@@ -28,9 +28,10 @@ from evals.geneval.rules import judge
 
 @dataclass(frozen=True)
 class Found:
-    """A picture's size (width, height) in px, and what was found in it."""
+    """A picture's size (width, height) in px, its file's hash, and what was found in it."""
 
     size: tuple[int, int]
+    sha256: str
     detections: tuple[Detection, ...]
 
 
@@ -128,7 +129,9 @@ def _read(folder: Path, picture: Picture, key: Mapping[str, Any]) -> Found | Non
         if any(record[name] != value for name, value in key.items()):
             return None
         width, height = record["size"]
-        return Found((width, height), tuple(_from_json(one) for one in record["detections"]))
+        return Found(
+            (width, height), key["picture_sha256"], tuple(_from_json(one) for one in record["detections"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

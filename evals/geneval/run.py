@@ -13,7 +13,7 @@ The rules are the original's to the letter (djghosh13/geneval); its environment 
 
 --limit takes prompts at even distances from the whole set. DIR receives pictures/ (in the original's layout),
 detections/ (so that a call that was stopped goes on), results.json, verdicts.jsonl (a line a picture, with the
-original's fields) and page.html (all pictures, with what was found in them and why they failed).
+original's fields) and page.html (all pictures, with what was found in them and why they failed; with thumbnails/).
 """
 
 from __future__ import annotations

@@ -108,6 +108,11 @@ def test_codes_do_not_depend_on_autocast() -> None:
     assert torch.equal(plain.codes, mixed.codes) and mixed.vectors.dtype == torch.float32
 
 
-def test_a_code_narrower_than_the_features_is_refused() -> None:
-    with pytest.raises(ValueError, match="codebook_dim: expected at least"):
-        SimVQ(16, 8, 8)
+@pytest.mark.parametrize("dim", [4, 16, 24])
+def test_codes_may_be_narrower_than_the_features(dim: int) -> None:
+    quantizer = SimVQ(16, 8, dim)
+    quantized = quantizer(torch.randn(2, 10, 16))
+    assert quantized.vectors.shape == (2, 10, dim)
+    weight = quantizer.project.weight  # starts as an isometry, of as many dimensions as there are
+    square = weight @ weight.T if dim < 16 else weight.T @ weight
+    torch.testing.assert_close(square, torch.eye(min(dim, 16)))

@@ -92,6 +92,24 @@ def test_every_recipe_loads_prints_and_plans(path: Path, tmp_path: Path) -> None
     assert f"global batch     {config.batch.global_size} = " in page and "<- this recipe" in page
 
 
+def test_a_narrow_code_is_a_warning() -> None:
+    path, known = (
+        RECIPES / "demo_stage1.yaml",
+        "warning: model.codebook_dim: 64 is less than the encoder's width 128",
+    )
+    assert known in plan(load_config(TokenizerConfig, path, ["model.codebook_dim=64"]), 1)
+    assert "warning" not in plan(load_config(TokenizerConfig, path, ["model.codebook_dim=128"]), 1)
+
+
+def test_the_recipe_of_the_ablations_is_stage_1_on_imagenet() -> None:
+    names = ("siglip2_so400m_256_imagenet", "siglip2_so400m_256_stage1")
+    ablated, stage_1 = (load_config(TokenizerConfig, RECIPES / f"{name}.yaml") for name in names)
+    # 20 epochs of 1,281,167 pictures.
+    assert ablated.steps == 20 * 1_281_167 // ablated.batch.global_size // 1000 * 1000
+    for part in ("model", "loss", "optimizer", "batch", "engine"):
+        assert getattr(ablated, part) == getattr(stage_1, part), part
+
+
 def test_the_plan_counts_what_is_known() -> None:
     config = load_config(TokenizerConfig, RECIPES / "siglip2_so400m_256_stage1.yaml")
     page = plan(config, 8)
