@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from common.errors import refusing
+from common.language import frozen_tokenizer
 from common.models.strict_loading import config_of, load_strictly
 from common.models.weight_files import read_config_json
 
@@ -46,7 +47,7 @@ def build_causal_lm(architecture: Mapping[str, Any], where: str, attn_implementa
 
 
 def load_text_tokenizer(source: str | Path, field: str = "") -> Any:
-    """The text tokenizer at `source`, a folder or a hub id; nothing else of it is downloaded.
+    """The text tokenizer at `source`, a folder or a hub id, frozen; nothing else of it is downloaded.
 
     Args:
         field: of the recipe, for errors; ends in ": ".
@@ -55,4 +56,4 @@ def load_text_tokenizer(source: str | Path, field: str = "") -> Any:
         UserError: there is none, or a damaged one.
     """
     with refusing(f"{source}: {field}no text tokenizer can be loaded"):
-        return AutoTokenizer.from_pretrained(source)
+        return frozen_tokenizer.load(str(source))
