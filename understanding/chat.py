@@ -73,9 +73,7 @@ class ChatModel:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
-        self.positions: int | None = getattr(
-            model.config.get_text_config(), "max_position_embeddings", None
-        )
+        self.positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._writer = PromptWriter(processor, model.config)
         self._lock = Lock()
 
@@ -126,8 +124,8 @@ class ChatModel:
         room = self.room(decoding)
         if room is not None and len(prompt) > room:
             raise TooLong(
-                f"{len(prompt)} tokens, of which {room} fit: the model has {self.positions} positions, and keeps some "
-                "for its answer"
+                f"too long: {len(prompt)} tokens, of which {room} fit: the model has {self.positions} positions, and "
+                "keeps some for its answer"
             )
         return prompt
 
