@@ -23,7 +23,7 @@ from common.errors import UserError
 def load(source: str) -> Any:
     """The text tokenizer at `source`, a folder or a hub id, as the models of that folder were trained with it; one
     without fast rules is returned as it is."""
-    text_tokenizer = AutoTokenizer.from_pretrained(source)
+    text_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if not text_tokenizer.is_fast:
         return text_tokenizer
     if isinstance(text_tokenizer, LlamaTokenizer):
@@ -31,7 +31,7 @@ def load(source: str) -> Any:
             _take_rules(text_tokenizer.backend_tokenizer, Tokenizer.from_file(rules))
         elif "legacy" not in get_tokenizer_config(source):
             # What its absence meant until transformers 5; folders with nothing but a SentencePiece model are older.
-            text_tokenizer = AutoTokenizer.from_pretrained(source, legacy=True)
+            text_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, legacy=True)
     return freeze(text_tokenizer)
 
 
@@ -81,8 +81,10 @@ def check_saved(folder: Path, text_tokenizer: Any, texts: Sequence[str]) -> None
 
 
 def compare_ids(saved: Sequence[int], trained: Sequence[int], text: str) -> None:
-    """Raises:
-    UserError: they differ; names the first place.
+    """Nothing where the ids are equal.
+
+    Raises:
+        UserError: they differ; names the first place.
     """
     if list(saved) == list(trained):
         return
