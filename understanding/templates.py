@@ -17,25 +17,29 @@ IMAGE_TOKEN = "<image>"
 # One image stands before the text and a newline, as LLaVA trains; several keep their places.
 _CONTENT = r"""
 {%- macro render(content) -%}
-  {%- for text in joined(content).split('<image>') -%}
-    {{- ('' if loop.first else '<image>') ~ (gap if text and not loop.first) ~ text -}}
-  {%- endfor -%}
-{%- endmacro -%}
-{%- macro joined(content) -%}
   {%- if content is string -%}
-    {{- content -}}
+    {%- for text in content.split('<image>') -%}
+      {{- ('' if loop.first else '<image>') ~ (gap if text and not loop.first) ~ text -}}
+    {%- endfor -%}
   {%- else -%}
-    {%- set images = content | selectattr('type', 'in', ['image', 'image_url']) | list | length -%}
+    {%- set images = pictures(content) | int -%}
     {%- if images == 1 -%}
-      {{- '<image>\n' -}}
+      {{- '<image>' ~ gap ~ '\n' -}}
     {%- endif -%}
     {%- for part in content -%}
       {%- if part.type == 'text' -%}
         {{- part.text -}}
       {%- elif images > 1 -%}
-        {{- '<image>\n' -}}
+        {{- '<image>' ~ gap ~ '\n' -}}
       {%- endif -%}
     {%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}
+{%- macro pictures(content) -%}
+  {%- if content is string -%}
+    {{- content.count('<image>') -}}
+  {%- else -%}
+    {{- content | selectattr('type', 'in', ['image', 'image_url']) | list | length -}}
   {%- endif -%}
 {%- endmacro -%}
 """
@@ -131,7 +135,7 @@ _PLAIN = (
 {%- if questions | length != 1 or answers | length > 1 -%}
   {{- raise_exception("the plain template takes one picture and one caption, found several turns") -}}
 {%- endif -%}
-{%- set images = joined(questions[0].content).count('<image>') -%}
+{%- set images = pictures(questions[0].content) | int -%}
 {%- if not images -%}
   {{- raise_exception("the plain template takes one picture and one caption, found no picture") -}}
 {%- endif -%}

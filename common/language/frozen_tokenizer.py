@@ -44,11 +44,13 @@ def freeze(text_tokenizer: Any, without: str | None = None) -> PreTrainedTokeniz
     rules = json.loads(text_tokenizer.backend_tokenizer.to_str())
     rules |= {"truncation": None, "padding": None}  # left behind by former calls
     rules["added_tokens"] = [token for token in rules["added_tokens"] if token["content"] != without]
-    named = {
+    named: dict[str, Any] = {
         name: token
         for name, token in text_tokenizer.special_tokens_map.items()
         if isinstance(token, str) and token != without
     }
+    if more := [str(token) for token in text_tokenizer.extra_special_tokens if str(token) != without]:
+        named["extra_special_tokens"] = more
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(rules)),
         name_or_path=text_tokenizer.name_or_path,
@@ -57,9 +59,6 @@ def freeze(text_tokenizer: Any, without: str | None = None) -> PreTrainedTokeniz
         truncation_side=text_tokenizer.truncation_side,
         model_input_names=list(text_tokenizer.model_input_names),
         clean_up_tokenization_spaces=False,
-        extra_special_tokens=[
-            str(token) for token in text_tokenizer.extra_special_tokens if str(token) != without
-        ],
         chat_template=text_tokenizer.chat_template,
         **named,
     )
