@@ -78,5 +78,5 @@ def _quantization(bits: int) -> BitsAndBytesConfig:
         load_in_8bit=bits == 8,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
