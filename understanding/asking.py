@@ -16,7 +16,7 @@ from understanding.chat import ChatModel
 from understanding.decoding import SEEDS, Decoding
 from understanding.prompt import Prompt
 from understanding.question_file import Question, read_questions
-from understanding.turns import Message
+from understanding.turns import Message, checked_text
 
 
 class FileAsker:
@@ -46,7 +46,9 @@ class FileAsker:
         batch_size: int = 16,
     ) -> None:
         self._chat, self._file, self._decoding, self._size = chat, file, decoding, batch_size
-        self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._system: list[Message] = (
+            [] if system is None else [{"role": "system", "content": checked_text(system)}]
+        )
         self.failed = 0
         self._questions: list[Question] = []
         for entry in read_questions(file, images):

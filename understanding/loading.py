@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,11 +71,12 @@ def _quantization(bits: int) -> BitsAndBytesConfig:
         raise UserError(f"bits: expected 4 or 8, found {bits}")
     if find_spec("bitsandbytes") is None:
         raise UserError(f"bits: {bits} needs the package bitsandbytes, which is not installed")
+    getLogger("bitsandbytes").setLevel(ERROR)  # it tells of every layer that it casts
     # What sees stays whole: it is small beside the language model, and its features are read exactly.
     return BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )

@@ -46,6 +46,7 @@ class PromptWriter:
         self.processor = processor
         self._image_id = config.image_token_id
         processor.tokenizer.padding_side = "left"  # else answers would be written behind the padding
+        processor.tokenizer.model_max_length = 10**9  # of which it would warn; the model's positions count
         if processor.patch_size is None:  # older folders leave it to the model's config
             vision = config.vision_config
             processor.patch_size = vision.patch_size

@@ -7,7 +7,7 @@ from io import BytesIO, TextIOWrapper
 
 import pytest
 
-from common.errors import LONGEST, UserError, one_line, refusing, run_cli
+from common.errors import LONGEST, UserError, one_line, out_of_memory, refusing, run_cli
 
 
 def refused(error: Exception, *kinds: type[Exception]) -> str:
@@ -55,3 +55,36 @@ def test_a_line_that_a_stream_cannot_write_is_escaped(monkeypatch: pytest.Monkey
     run_cli(lambda: print("caf\udce9 é 红"))
     sys.stdout.flush()
     assert written.getvalue() == b"caf\\udce9 \\xe9 \\u7ea2\n"
+
+
+MEMORY = [
+    MemoryError(),
+    OSError(12, "Cannot allocate memory"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.77 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("std::bad_alloc"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY, ids=lambda error: str(error)[:20])
+def test_too_little_memory_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        try:
+            raise error
+        except Exception as first:
+            raise RuntimeError("could not import module 'X'") from first
+
+    assert (
+        out_of_memory(error) and not out_of_memory(RuntimeError("a bug of ours")) and not out_of_memory(None)
+    )
+    assert refused(error).startswith("a.json: expected a record: not enough memory; ")
+    with pytest.raises(SystemExit, match="2"):
+        run_cli(fail)
+    told = capsys.readouterr().err
+    assert told.startswith("error: not enough memory; ") and told.count("\n") == 1
+    with pytest.raises(KeyError):
+        run_cli(lambda: {}["a bug of ours"])

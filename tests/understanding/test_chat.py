@@ -311,6 +311,18 @@ def test_a_folder_of_the_hub(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_language_model_in_few_bits(model_folder: Path, bits: int) -> None:
+    pytest.importorskip("bitsandbytes")
+    few = load(model_folder, bits=bits)
+    kinds = {
+        name.split(".")[1]
+        for name, part in few.model.named_modules()
+        if f"Linear{bits}bit" in str(type(part))
+    }
+    assert kinds == {"language_model"} and few.answer(REQUESTS, 4)
+
+
 def test_models_that_do_not_answer(shelf: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "gone")
