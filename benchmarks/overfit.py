@@ -77,6 +77,7 @@ def score(photos: Path, output: Path, records: list[dict[str, Any]]) -> None:
     from common.data.images import read_image
     from understanding.chat import load
     from understanding.conversation import questions, read_conversation
+    from understanding.turns import placed
 
     chat = load(output / "run" / "model")
     talks = [list(questions(read_conversation(record).messages)) for record in records]
@@ -92,7 +93,7 @@ def score(photos: Path, output: Path, records: list[dict[str, Any]]) -> None:
         ]
         given: list[str] = []
         for start in range(0, len(asked), TOGETHER):
-            some = [([picture], turns) for picture, turns, _ in asked[start : start + TOGETHER]]
+            some = [([picture], placed(turns)) for picture, turns, _ in asked[start : start + TOGETHER]]
             given += chat.answer(some, max_new_tokens=64)
         hits: dict[str, list[bool]] = {"all": []}
         for (_, turns, truth), answer in zip(asked, given, strict=True):

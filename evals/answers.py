@@ -55,7 +55,7 @@ class Answers:
 def answer_key(
     model: str,
     pictures: Sequence[Image.Image],
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
 ) -> str:
     """SHA-256 of what an answer depends on.

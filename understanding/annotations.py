@@ -26,7 +26,7 @@ from understanding.conversation import BadSample, Conversation, Encoded, encode_
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-VERSION = 1  # of what the index holds; another one is built anew
+VERSION = 2  # of what the index holds; another one is built anew
 ROW = np.dtype([("offset", "<i8"), ("size", "<i4"), ("length", "<i4"), ("learned", "<i4"), ("images", "<i4")])
 CHUNK = 1 << 22  # bytes read at a time
 TOGETHER = 1024  # records encoded at a time

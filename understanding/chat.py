@@ -126,8 +126,8 @@ class ChatModel:
         room = self.room(decoding)
         if room is not None and len(prompt) > room:
             raise TooLong(
-                f"{len(prompt)} tokens, of which {room} fit: the model has {self.positions} positions, and keeps some "
-                "for its answer"
+                f"too long: {len(prompt)} tokens, of which {room} fit: the model has {self.positions} positions, and "
+                "keeps some for its answer"
             )
         return prompt
 

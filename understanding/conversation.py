@@ -37,7 +37,7 @@ class Conversation:
 
     Args:
         images: paths, in the order of their placeholders. messages: `role` (system, user or assistant) and `content`,
-            which holds an `<image>` for every image.
+            which holds an `<image>` for every image; where there is none, `<image>` is a word like others.
     """
 
     id: str
@@ -56,12 +56,11 @@ class Encoded:
 def read_conversation(record: Any) -> Conversation:
     """The conversation of one record of a LLaVA file: `id`, `image` (a path, several, or none) and `conversations`.
 
-    As LLaVA does, a first answer that nothing asks for is dropped, and the placeholder of a single image is moved to
-    the front of its message. Blanks around a message are cut: tokenizers would join them with the template's own.
+    What LLaVA trains on is trained on in its way (decision 18): a first answer that nothing asks for is dropped, a
+    message that mentions a single image begins with it, once, and an image that no message mentions is not shown.
 
     Raises:
-        BadSample: not of that form, roles unknown or out of turn, an empty message, or placeholders that do not match
-            the images.
+        BadSample: not of that form, roles unknown or out of turn, or placeholders that do not match the images.
     """
     if not isinstance(record, dict):
         raise BadSample("not a record", f"expected a mapping, found {type(record).__name__}")
@@ -70,16 +69,18 @@ def read_conversation(record: Any) -> Conversation:
     if not isinstance(turns, list) or not turns:
         raise BadSample("empty conversation")
     messages = [_message(turn) for turn in turns]
-    system, messages = _split_system(messages)
+    system, messages = _split_system(messages, bool(images))
     if messages and messages[0]["role"] == "assistant":
         messages = messages[1:]
     _check_turns(messages)
-    placeholders = sum(message["content"].count(IMAGE_TOKEN) for message in messages)
-    if placeholders != len(images):
-        more = "more" if placeholders > len(images) else "fewer"
-        raise BadSample(f"{more} image placeholders than images", f"{placeholders} for {len(images)}")
     if len(images) == 1:
         messages = [_image_first(message) for message in messages]
+    placeholders = sum(message["content"].count(IMAGE_TOKEN) for message in messages)
+    if images and not placeholders:
+        images = ()
+    if images and placeholders != len(images):
+        more = "more" if placeholders > len(images) else "fewer"
+        raise BadSample(f"{more} image placeholders than images", f"{placeholders} for {len(images)}")
     return Conversation(str(record.get("id", "")), images, (*system, *messages))
 
 
@@ -106,13 +107,15 @@ def _message(turn: Any) -> dict[str, str]:
         raise BadSample("unknown role", repr(speaker)[:100])
     if not isinstance(value, str):
         raise BadSample("a message without text", repr(value)[:100])
-    return {"role": role, "content": value.strip()}
+    return {"role": role, "content": value}
 
 
-def _split_system(messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def _split_system(
+    messages: list[dict[str, str]], with_images: bool
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     number = 1 if messages[0]["role"] == "system" else 0
-    if any(IMAGE_TOKEN in message["content"] for message in messages[:number]):
-        raise BadSample("an image placeholder outside of a question")
+    if with_images and any(IMAGE_TOKEN in message["content"] for message in messages[:number]):
+        raise BadSample("an image placeholder in the system's text")
     return messages[:number], messages[number:]
 
 
@@ -122,11 +125,6 @@ def _check_turns(messages: list[dict[str, str]]) -> None:
     for number, message in enumerate(messages):
         if message["role"] != ("user", "assistant")[number % 2]:
             raise BadSample("turns do not alternate", f"turn {number + 1} is {message['role']}'s")
-        if message["role"] == "assistant":
-            if not message["content"]:
-                raise BadSample("empty answer", f"turn {number + 1}")
-            if IMAGE_TOKEN in message["content"]:
-                raise BadSample("an image placeholder outside of a question")
 
 
 def _image_first(message: dict[str, str]) -> dict[str, str]:
@@ -161,10 +159,32 @@ def encode_all(
     max_length: int,
 ) -> list[Encoded | BadSample]:
     """`encode` of many at once, which a fast tokenizer does on all cores."""
+    from understanding.text_tokenizer import without_images
+
+    kinds: dict[bool, list[int]] = {}
+    for place, conversation in enumerate(conversations):
+        kinds.setdefault(_mentions_no_picture(conversation), []).append(place)
+    results: dict[int, Encoded | BadSample] = {}
+    for no_picture, places in kinds.items():
+        suited = without_images(text_tokenizer) if no_picture else text_tokenizer
+        alike = [conversations[place] for place in places]
+        results |= zip(places, _encode_alike(alike, suited, image_tokens, max_length), strict=True)
+    return [results[place] for place in range(len(conversations))]
+
+
+def _mentions_no_picture(conversation: Conversation) -> bool:
+    """Whether `<image>` is a word in it."""
+    return not conversation.images and any(IMAGE_TOKEN in turn["content"] for turn in conversation.messages)
+
+
+def _encode_alike(
+    conversations: Sequence[Conversation],
+    text_tokenizer: PreTrainedTokenizerFast,
+    image_tokens: int,
+    max_length: int,
+) -> list[Encoded | BadSample]:
     from jinja2 import TemplateError
 
-    if not conversations:
-        return []
     try:
         batch = text_tokenizer.apply_chat_template(
             [list(conversation.messages) for conversation in conversations],
@@ -178,9 +198,9 @@ def encode_all(
         return [
             result
             for half in (conversations[:middle], conversations[middle:])
-            for result in encode_all(half, text_tokenizer, image_tokens, max_length)
+            for result in _encode_alike(half, text_tokenizer, image_tokens, max_length)
         ]
-    image_id = text_tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    image_id = text_tokenizer.get_added_vocab().get(IMAGE_TOKEN, -1)
     controls = _control_tokens(text_tokenizer)
     results: list[Encoded | BadSample] = []
     for conversation, ids, learned in zip(
@@ -204,11 +224,13 @@ def _check_text(conversation: Conversation, controls: re.Pattern[str]) -> None:
 
 
 def _control_tokens(text_tokenizer: PreTrainedTokenizerFast) -> re.Pattern[str]:
+    """All but the image's, and the one that begins a text, which LLaVA trains on wherever it stands."""
+    harmless = (IMAGE_TOKEN, text_tokenizer.bos_token)
     return _either(
         tuple(
             token.content
             for token in text_tokenizer.added_tokens_decoder.values()
-            if token.special and token.content != IMAGE_TOKEN
+            if token.special and token.content not in harmless
         )
     )
 
@@ -234,6 +256,9 @@ def _fit(
         raise BadSample(
             "the images do not fit", f"{images} x {image_tokens} tokens leave no room in {max_length}"
         )
+    learned &= ids != image_id  # which may stand in an answer
+    if not learned.any():
+        raise BadSample("empty answer", "there is no other")
     repeats = np.where(ids == image_id, image_tokens, 1)
     ids, learned = np.repeat(ids, repeats), np.repeat(learned, repeats)
     length = len(ids)

@@ -24,7 +24,7 @@ from common.models.vision_encoder import VisionEncoder
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
 from understanding.objective import LanguageSide
 from understanding.sizes import numel
-from understanding.templates import TEMPLATES
+from understanding.templates import template_of
 from understanding.weights import exported_names
 
 SHARD_BYTES = 4 * 2**30
@@ -162,9 +162,9 @@ def _write_configs(folder: Path, side: LanguageSide, dtype: torch.dtype, process
     config.save_pretrained(folder)
     text_tokenizer = processor.tokenizer
     ends = {text_tokenizer.eos_token_id}
-    for template in TEMPLATES.values():
-        if template.jinja == processor.chat_template and template.end is not None:
-            ends.add(text_tokenizer.convert_tokens_to_ids(template.end))
+    template = template_of(processor.chat_template)
+    if template is not None and template.end is not None:
+        ends.add(text_tokenizer.convert_tokens_to_ids(template.end))
     GenerationConfig(
         bos_token_id=text_tokenizer.bos_token_id,
         eos_token_id=sorted(ends - {None}),

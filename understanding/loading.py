@@ -40,11 +40,12 @@ def load_with_processor(
         UserError: one of them is absent, of another kind or damaged, there is no bitsandbytes, or too little memory.
     """
     logging.disable_progress_bar()
-    if device_map is not None:
-        on_cpu = not torch.cuda.is_available()
-    else:
-        on_cpu = torch.device(device).type == "cpu"
-    options: dict[str, Any] = {"dtype": dtype if dtype != "auto" else torch.float32 if on_cpu else gpu_dtype}
+    place = (
+        torch.device(device).type if device_map is None else "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    options: dict[str, Any] = {"dtype": gpu_dtype if place != "cpu" else torch.float32}
+    if dtype != "auto":
+        options["dtype"] = dtype
     if bits is not None:
         options["quantization_config"] = _quantization(bits)
     dealt = device_map is not None or bits is not None

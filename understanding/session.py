@@ -110,7 +110,7 @@ class ChatSession:
                 if first == len(self._turns):
                     raise
                 if not self.drop_oldest:
-                    raise UserError(f"the talk is too long: {error}") from error
+                    raise UserError(f"the talk is {error}") from error
                 first += 1
 
 

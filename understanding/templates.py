@@ -3,6 +3,9 @@
 They are Jinja, because the exported folder carries its template and every serving tool renders it. Text between
 `{% generation %}` marks is what the model says: labels follow from these marks alone (see `conversation`).
 A message's content is a string that holds `<image>` itself, or the list of parts that serving tools send.
+
+LLaVA tokenises what stands between two images as a text of its own. With SentencePiece such a text starts with `▁`,
+which not every tokenizer puts behind a special token; `gap` is what brings it about: a space, or nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +17,11 @@ IMAGE_TOKEN = "<image>"
 # One image stands before the text and a newline, as LLaVA trains; several keep their places.
 _CONTENT = r"""
 {%- macro render(content) -%}
+  {%- for text in joined(content).split('<image>') -%}
+    {{- ('' if loop.first else '<image>') ~ (gap if text and not loop.first) ~ text -}}
+  {%- endfor -%}
+{%- endmacro -%}
+{%- macro joined(content) -%}
   {%- if content is string -%}
     {{- content -}}
   {%- else -%}
@@ -49,8 +57,9 @@ _UNKNOWN = r"""
   {%- endif -%}
 """
 
-# The space behind `<s>` makes the first word the token that it is at the start of a text; the one before an answer
-# belongs to the answer's first token.
+# The gap behind `<s>` makes the first word the token that it is at the start of a text; the space before an answer
+# belongs to the answer's first token. An empty message ends with its colon, and an empty
+# answer is not learned.
 _VICUNA_V1 = (
     _CONTENT
     + _SYSTEM.replace(
@@ -59,26 +68,30 @@ _VICUNA_V1 = (
         "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     )
     + r"""
-{{- bos_token ~ ' ' if bos_token -}}
+{{- bos_token ~ gap if bos_token -}}
 {{- system ~ ' ' if system -}}
 {%- for turn in turns -%}
+  {%- set text = render(turn.content) -%}
   {%- if turn.role == 'user' -%}
-    {{- 'USER: ' ~ render(turn.content) -}}
+    {{- 'USER:' ~ (' ' ~ text ~ (gap if text.endswith('<image>')) ~ ' ' if text) -}}
   {%- elif turn.role == 'assistant' -%}
-    {{- ' ASSISTANT:' -}}
-    {%- generation -%}
-      {{- ' ' ~ render(turn.content) ~ '</s>' -}}
-    {%- endgeneration -%}
+    {{- 'ASSISTANT:' -}}
+    {%- if text -%}
+      {%- generation -%}
+        {{- ' ' ~ text ~ '</s>' -}}
+      {%- endgeneration -%}
+    {%- endif -%}
 """
     + _UNKNOWN
     + r"""
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-  {{- ' ASSISTANT:' -}}
+  {{- 'ASSISTANT:' -}}
 {%- endif -%}
 """
 )
 
+# Blanks around a message are cut: the tokenizer would join them with the template's newlines.
 _QWEN = (
     _CONTENT
     + _SYSTEM.replace("%s", "You are a helpful assistant.")
@@ -87,13 +100,18 @@ _QWEN = (
   {{- '<|im_start|>system\n' ~ system ~ '<|im_end|>\n' -}}
 {%- endif -%}
 {%- for turn in turns -%}
+  {%- set text = render(turn.content) | trim -%}
   {%- if turn.role == 'user' -%}
-    {{- '<|im_start|>user\n' ~ render(turn.content) ~ '<|im_end|>\n' -}}
+    {{- '<|im_start|>user\n' ~ text ~ '<|im_end|>\n' -}}
   {%- elif turn.role == 'assistant' -%}
     {{- '<|im_start|>assistant\n' -}}
-    {%- generation -%}
-      {{- render(turn.content) ~ '<|im_end|>' -}}
-    {%- endgeneration -%}
+    {%- if text -%}
+      {%- generation -%}
+        {{- text ~ '<|im_end|>' -}}
+      {%- endgeneration -%}
+    {%- else -%}
+      {{- '<|im_end|>' -}}
+    {%- endif -%}
     {{- '\n' -}}
 """
     + _UNKNOWN
@@ -113,7 +131,7 @@ _PLAIN = (
 {%- if questions | length != 1 or answers | length > 1 -%}
   {{- raise_exception("the plain template takes one picture and one caption, found several turns") -}}
 {%- endif -%}
-{%- set images = render(questions[0].content).count('<image>') -%}
+{%- set images = joined(questions[0].content).count('<image>') -%}
 {%- if not images -%}
   {{- raise_exception("the plain template takes one picture and one caption, found no picture") -}}
 {%- endif -%}
@@ -121,7 +139,7 @@ _PLAIN = (
 {{- '<image>' * images -}}
 {%- for answer in answers -%}
   {%- generation -%}
-    {{- render(answer.content) ~ '\n' -}}
+    {{- gap ~ render(answer.content) ~ '\n' -}}
   {%- endgeneration -%}
 {%- endfor -%}
 """
@@ -141,6 +159,16 @@ class Template:
     jinja: str
     needs: tuple[str, ...] = ()
     end: str | None = None
+
+    def text(self, gap: str) -> str:
+        """The chat template that a model carries; `gap` as above."""
+        return f"{{%- set gap = '{gap}' -%}}\n{self.jinja}"
+
+
+def template_of(text: str | None) -> Template | None:
+    """Ours of which `text` is; None for another's."""
+    ours = (template for template in TEMPLATES.values() if text and text.endswith(template.jinja))
+    return next(ours, None)
 
 
 TEMPLATES = {

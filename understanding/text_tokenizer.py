@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from common.errors import UserError
 from common.language import causal_lm
+from common.language.frozen_tokenizer import freeze
 from understanding.templates import IMAGE_TOKEN, TEMPLATES
+
+_NO_TEXT = "\ufdd0"  # a noncharacter of Unicode, which stands in no text
 
 
 def load_text_tokenizer(source: str, template: str, pad_token: str | None = None) -> PreTrainedTokenizerFast:
@@ -22,7 +27,8 @@ def load_text_tokenizer(source: str, template: str, pad_token: str | None = None
 def prepare_text_tokenizer(
     text_tokenizer: PreTrainedTokenizerFast, template: str, pad_token: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """Give it the image token, the chat template and a pad token; the tokenizer itself is changed and returned.
+    """A frozen copy with the image token, the chat template and a pad token: the very tokenizer that training uses and
+    that is exported.
 
     Padding never decides what is learned here, so any pad token would do; yet tools that train the exported model
     further do ignore every pad token, and with it the end of each answer if they were the same.
@@ -56,8 +62,27 @@ def prepare_text_tokenizer(
         raise UserError(
             f"{where}: model.language_model.pad_token: {pad} ends every answer; choose another token to pad with"
         )
+    text_tokenizer = freeze(text_tokenizer)
     text_tokenizer.pad_token = pad
-    text_tokenizer.chat_template = chosen.jinja
     if IMAGE_TOKEN not in text_tokenizer.get_added_vocab():
         text_tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
+    text_tokenizer.chat_template = chosen.text(_gap(text_tokenizer))
     return text_tokenizer
+
+
+@lru_cache(maxsize=4)
+def without_images(text_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """To `text_tokenizer` and its template, made ready for conversations, what has no picture: `<image>` is then a word
+    that somebody wrote."""
+    text_tokenizer = freeze(text_tokenizer, without=IMAGE_TOKEN)
+    assert isinstance(text_tokenizer.chat_template, str)
+    text_tokenizer.chat_template = text_tokenizer.chat_template.replace(IMAGE_TOKEN, _NO_TEXT)
+    return text_tokenizer
+
+
+def _gap(text_tokenizer: PreTrainedTokenizerFast) -> str:
+    """What to write behind a special token so that a word is there what it is at the start of a text: a space where the
+    tokenizer puts one before a text, and nothing where it never does, or does behind special tokens too."""
+    alone = text_tokenizer("a", add_special_tokens=False)["input_ids"]
+    behind = text_tokenizer(f"{IMAGE_TOKEN} a", add_special_tokens=False)["input_ids"]
+    return " " if behind[1:] == alone else ""

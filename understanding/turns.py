@@ -87,16 +87,16 @@ def read_turns(
     return pictures, turns
 
 
-def read_picture(source: Any) -> Image.Image:
+def read_picture(source: Any, where: object = None) -> Image.Image:
     """A picture as upright RGB, as training reads it.
 
     Args:
-        source: opened by Pillow, a path, or encoded bytes.
+        source: opened by Pillow, a path, or encoded bytes. where: what errors begin with, in place of the path.
 
     Raises:
         UserError: it cannot be read, or is so thin that padding it to a square would be huge.
     """
-    where = source if isinstance(source, str | Path) else "a picture"
+    where = where or (source if isinstance(source, str | Path) else "a picture")
     with refusing(where, CorruptImage):
         picture = open_image(source)
     short, long = sorted(picture.size)

@@ -9,6 +9,10 @@
     generator = Generator.from_pretrained("runs/demo/generator/model")
     (pictures,) = generator.generate("a photo of a red circle", n=4, sampling=Sampling(cfg_scale=3.0))
 
+    from vqrae import ChatModel, ChatSession
+    session = ChatSession(ChatModel.from_pretrained("runs/demo/understanding_sft/model"), ["photo.png"])
+    session.ask("What color is the circle?")    # a further question costs its own tokens alone
+
 Names are imported when they are first used: `import vqrae` alone loads no model library.
 """
 
@@ -20,12 +24,27 @@ if TYPE_CHECKING:
     from common.models.vqrae import VQRAE, VQRAEConfig
     from generation.generator import Generator
     from generation.sampling import Sampling
+    from understanding.chat import ChatModel
+    from understanding.decoding import Decoding
+    from understanding.session import ChatSession
 
-__all__ = ["VQRAE", "Generator", "Sampling", "VQRAEConfig", "__version__"]
+__all__ = [
+    "VQRAE",
+    "ChatModel",
+    "ChatSession",
+    "Decoding",
+    "Generator",
+    "Sampling",
+    "VQRAEConfig",
+    "__version__",
+]
 
 HOMES = {
     "VQRAE": "common.models.vqrae",
     "VQRAEConfig": "common.models.vqrae",
+    "ChatModel": "understanding.chat",
+    "ChatSession": "understanding.session",
+    "Decoding": "understanding.decoding",
     "Generator": "generation.generator",
     "Sampling": "generation.sampling",
 }

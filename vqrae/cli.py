@@ -11,16 +11,27 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
+from typing import Any
 
 from common.errors import run_cli
 
 COMMANDS = ("reconstruct", "ask", "chat", "generate", "tune-sampling")
 
 
+class _Command(argparse.ArgumentParser):
+    """Takes the positionals of any number, `words`, on both sides of options; argparse takes the first ones alone."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if hasattr(found, "words") and not any(word.startswith("-") for word in rest):
+            found.words, rest = [*found.words, *rest], []
+        return found, rest
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vqrae", description="Use a trained VQRAE.")
     parser.add_argument("--version", action="store_true", help="print the version and stop")
-    commands = parser.add_subparsers(metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=_Command)
     for name in COMMANDS:
         module = import_module(f"vqrae.{name.replace('-', '_')}")
         command = commands.add_parser(

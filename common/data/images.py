@@ -100,6 +100,8 @@ def _opened(source: bytes | str | Path | Image.Image, max_pixels: int) -> Iterat
             raise CorruptImage("not an image, or of a format that is not read") from error
         raise CorruptImage(one_line(error)) from error
     except Exception as error:
+        if isinstance(error, MemoryError):
+            raise CorruptImage("not enough memory to decode it") from error
         # Decoders fed with damaged bytes raise nearly anything: SyntaxError, ValueError, struct.error ...
         raise CorruptImage(f"{type(error).__name__}: {one_line(error)}") from error
 

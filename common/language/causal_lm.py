@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from common.errors import refusing
+from common.errors import UserError, refusing
+from common.language import frozen_tokenizer, text_tokenizer_files
 from common.models.strict_loading import config_of, load_strictly
-from common.models.weight_files import read_config_json
+from common.models.weight_files import read_config_json, resolve_folder
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype | str, attn_implementation: str) -> Any:
@@ -46,7 +47,7 @@ def build_causal_lm(architecture: Mapping[str, Any], where: str, attn_implementa
 
 
 def load_text_tokenizer(source: str | Path, field: str = "") -> Any:
-    """The text tokenizer at `source`, a folder or a hub id; nothing else of it is downloaded.
+    """The text tokenizer at `source`, a folder or a hub id, frozen; nothing else of it is downloaded.
 
     Args:
         field: of the recipe, for errors; ends in ": ".
@@ -54,5 +55,11 @@ def load_text_tokenizer(source: str | Path, field: str = "") -> Any:
     Raises:
         UserError: there is none, or a damaged one.
     """
-    with refusing(f"{source}: {field}no text tokenizer can be loaded"):
-        return AutoTokenizer.from_pretrained(source)
+    with refusing(f"{source}: {field}no text tokenizer can be loaded", Exception, UserError):
+        folder = resolve_folder(str(source), text_tokenizer_files.DOWNLOADED)
+        expected = text_tokenizer_files.check_files(folder)
+        with text_tokenizer_files.overhearing():
+            text_tokenizer = frozen_tokenizer.load(str(folder))
+        if len(text_tokenizer) < expected:
+            raise UserError(f"transformers made {len(text_tokenizer)} tokens of {expected} in the files")
+        return text_tokenizer

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from common.errors import UserError, refusing
+from common.models.weight_files import refuse_stand_in, weight_files
 
 
 def load_strictly(
@@ -27,7 +28,10 @@ def load_strictly(
     Raises:
         UserError: it cannot be loaded, or its weights are not those of its config: missing, surplus or misshapen.
     """
-    with refusing(f"{folder}: cannot be loaded as {called}"):
+    files = weight_files(folder, str(folder))
+    with refusing(f"{folder}: cannot be loaded as {called}", Exception, UserError):
+        for path in files:
+            refuse_stand_in(path)
         model, info = model_class.from_pretrained(folder, output_loading_info=True, **options)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(problem) and not (surplus and problem == "unexpected_keys"):

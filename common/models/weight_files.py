@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,14 +41,14 @@ class StoredTensor:
     read: Callable[[], Tensor]
 
 
-def resolve_folder(source: str) -> Path:
-    """`source` itself if it is a folder, else the hub's snapshot of it."""
+def resolve_folder(source: str, patterns: Sequence[str] = DOWNLOADED) -> Path:
+    """`source` itself if it is a folder, else the hub's snapshot of it, files of these patterns."""
     if Path(source).is_dir():
         return Path(source)
     if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise UserError(f"{source}: no such folder, and no hub id either (expected owner/name)")
     try:
-        return Path(snapshot_download(source, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(source, allow_patterns=list(patterns)))
     except (
         OSError,
         HfHubHTTPError,
@@ -74,6 +74,23 @@ def read_config_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not isinstance(stated, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(stated).__name__}")
     return stated
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Refuse what lies where a checkpoint's file should: what a clone without Git LFS, a failed download or a full disk
+    leaves. The libraries that would read it speak of headers and lines instead.
+
+    Raises:
+        UserError: it is one of these, or no file at all.
+    """
+    with refusing(f"{path.name}: cannot be read", OSError), path.open("rb") as file:
+        start = file.read(512).lstrip()
+    if not start:
+        raise UserError(f"{path.name}: empty")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path.name}: a Git LFS pointer in place of the file; `git lfs pull` brings it")
+    if start[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{path.name}: a web page in place of the file; download it again")
 
 
 def check_model_type(folder: Path, *expected: str, hint: str = "") -> str:
@@ -126,6 +143,8 @@ def tensors_of(path: Path) -> Iterator[StoredTensor]:
     Raises:
         UserError: it cannot be read as weights.
     """
+    with refusing(path.parent, UserError):
+        refuse_stand_in(path)
     with refusing(f"{path}: cannot be read as weights"):
         if path.suffix == ".safetensors":
             handle = safe_open(path, framework="pt")

@@ -23,12 +23,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from common import dist
-from common.data.images import read_image
 from common.errors import UserError
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.answers import Answers, answer_key, model_digest
-from understanding.chat import Message, load
+from understanding.chat import load
 from understanding.templates import IMAGE_TOKEN
+from understanding.turns import Message, placed, read_picture
 
 LENGTH = 1024  # tokens of an answer where a task names no number, as lmms-eval's LLaVA adapter has it
 PATIENCE = timedelta(days=1)  # that a process waits for the slowest
@@ -131,7 +131,7 @@ def read_request(request: Instance, documents: Mapping[str, Any]) -> tuple[list[
     _, doc_to_messages, _, doc_id, task, split = request.args
     messages = ChatMessages(messages=doc_to_messages(documents[task][split][doc_id]))
     pictures: list[Image.Image] = []
-    turns: list[Message] = []
+    turns: list[dict[str, str]] = []
     for message in messages.messages:
         parts = []
         for part in message.content:
@@ -146,13 +146,11 @@ def read_request(request: Instance, documents: Mapping[str, Any]) -> tuple[list[
                     f"{task}: question {doc_id}: {part.type} is not supported; pictures and text are"
                 )
         turns.append({"role": message.role, "content": "\n".join(part for part in parts if part)})
-    return pictures, turns
+    return pictures, placed(turns)
 
 
 def _picture(source: Image.Image | str) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    return read_image(Path(source))
+    return read_picture(source if isinstance(source, Image.Image) else Path(source))
 
 
 def _batches(requests: Sequence[Instance], size: int) -> Iterator[list[int]]:

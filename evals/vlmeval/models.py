@@ -22,7 +22,8 @@ from vlmeval.vlm.internvl.utils import reorganize_prompt
 
 from common.data.images import open_image
 from common.models.weight_files import resolve_folder
-from understanding.chat import load, load_with_processor
+from understanding.chat import load
+from understanding.loading import load_with_processor
 from understanding.templates import IMAGE_TOKEN
 
 LENGTH = 1024  # tokens of an answer at most

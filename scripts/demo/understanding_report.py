@@ -28,6 +28,7 @@ from scripts.demo.world import read_records
 from understanding.chat import ChatModel, load
 from understanding.conversation import questions, read_conversation
 from understanding.templates import IMAGE_TOKEN
+from understanding.turns import placed
 
 ARMS = {
     "accuracy": "understanding_sft",
@@ -71,7 +72,7 @@ def answers(model: ChatModel, pictures: Sequence[Image.Image], turns: Sequence[T
     given: list[str] = []
     for start in tqdm(range(0, len(turns), TOGETHER), desc=name, unit="batch"):
         some = turns[start : start + TOGETHER]
-        requests = [([pictures[turn.picture]], turn.messages) for turn in some]
+        requests = [([pictures[turn.picture]], placed(turn.messages)) for turn in some]
         given += model.answer(requests, max_new_tokens=ANSWER_TOKENS)
     return given
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import hub_layouts
+import pytest
 import torch
 from torch import Tensor
 
-from common.models.weight_files import state_sha256
+from common.errors import UserError
+from common.language.causal_lm import load_causal_lm
+from common.models.encoder_loading import load_encoder
+from common.models.weight_files import state_sha256, stored_tensors
 
 
 def tensors() -> dict[str, Tensor]:
@@ -38,3 +45,42 @@ def test_what_counts() -> None:
         assert whole == state_sha256(backwards, rounded)
         assert (whole == state_sha256(halved, rounded)) is rounded
         assert len({whole, *(state_sha256(other, rounded) for other in (flat, renamed, moved))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:d8fa\nsize 9976576152\n",
+            "a Git LFS pointer",
+        ),
+        (b"<html><head><title>502 Bad Gateway</title></head></html>", "a web page in place of the file"),
+        (b"", "empty"),
+    ],
+    ids=["pointer", "page", "empty"],
+)
+@pytest.mark.parametrize("weights", ["bin", "safetensors"])
+def test_what_lies_there_in_place_of_weights(
+    weights: str, content: bytes, cause: str, tmp_path: Path
+) -> None:
+    """One of several files was not downloaded: whoever opens it says so, and names it."""
+    hub_layouts.write_vicuna(tmp_path / "vicuna", weights=weights)
+    hub_layouts.write_siglip2(tmp_path / "siglip")
+    second = next((tmp_path / "vicuna").glob(f"*-00002-of-00002.{weights}"))
+    for path in (second, tmp_path / "siglip" / "model.safetensors"):
+        path.write_bytes(content)
+    readers = {
+        second: [
+            lambda: load_causal_lm(tmp_path / "vicuna", torch.float32, "sdpa"),
+            lambda: list(stored_tensors(tmp_path / "vicuna", "vicuna")),
+        ],
+        tmp_path / "siglip" / "model.safetensors": [lambda: load_encoder(str(tmp_path / "siglip"))],
+    }
+    for path, ways in readers.items():
+        for read in ways:
+            with pytest.raises(UserError) as error:
+                read()
+            said = str(error.value)
+            assert (
+                said.startswith(f"{path.parent}: ") and f"{path.name}: {cause}" in said and "\n" not in said
+            )

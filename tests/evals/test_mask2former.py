@@ -19,15 +19,23 @@ from transformers import (
     CLIPTokenizer,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessorPil,
     SwinConfig,
 )
 from transformers.models.swin.modeling_swin import SwinPatchMerging
 
 from common.errors import UserError
-from evals.detectors import mmdet_keys
-from evals.detectors.clip_colors import COLORS, TEMPLATES, ColorNamer, object_crop
+from evals.detectors import mask2former_pixels, mmdet_keys
+from evals.detectors.clip_colors import (
+    COLORS,
+    TEMPLATES,
+    ColorNamer,
+    object_crop,
+    prepared_as_open_clip,
+)
 from evals.detectors.coco_classes import CLASSES
-from evals.detectors.mask2former import MEAN, Mask2FormerDetector, prepared
+from evals.detectors.mask2former import Mask2FormerDetector
+from evals.detectors.mask2former_pixels import DEVIATION, MEAN, as_transformers
 from evals.geneval import run as geneval
 
 # ---- preparation -----------------------------------------------------------------------------------------
@@ -43,10 +51,24 @@ from evals.geneval import run as geneval
     ],
 )
 def test_sizes_are_mmdetections(size: Any, resized: Any, padded: Any) -> None:
-    pixels, inside = prepared(Image.new("RGB", size, (255, 0, 0)))
+    pixels, inside = mask2former_pixels.as_mmdetection(Image.new("RGB", size, (255, 0, 0)))
     assert inside == resized and tuple(pixels.shape[1:]) == padded
-    assert pixels[0, 0, 0] == pytest.approx((255 - MEAN[0]) / 58.395)
-    assert not pixels[:, inside[0] :].any() and not pixels[:, :, inside[1] :].any()
+    assert pixels[0, 0, 0] == pytest.approx((255 - MEAN[0]) / DEVIATION[0])
+    # mmdetection 2.28.2: Pad(size_divisor=32, pad_val=128) stands before Normalize.
+    levels = pixels * torch.tensor(DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    for padding in (levels[:, inside[0] :], levels[:, :, inside[1] :]):
+        torch.testing.assert_close(padding, torch.full_like(padding, 128.0))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (640, 427), (100, 400)])
+def test_other_weights_get_what_their_library_prepares(size: Any, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, processor = Image.fromarray(pixels), Mask2FormerImageProcessorPil(size_divisor=64)
+    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    processor.save_pretrained(tmp_path)
+    ours, inside = as_transformers(tmp_path)(picture)
+    assert torch.equal(ours, expected) and inside == tuple(expected.shape[1:])  # stretched, and not padded
+    assert inside[0] % 64 == 0 == inside[1] % 64
 
 
 # ---- weights of the original -----------------------------------------------------------------------------
@@ -203,14 +225,22 @@ def test_another_checkpoint_is_refused(network: Any, tmp_path: Path) -> None:
 # ---- colours ---------------------------------------------------------------------------------------------
 
 
-def test_crops_are_prepared_as_openais_clip_does() -> None:
-    """Shorter edge to 224 px by Pillow's bicubic, centre crop, CLIP's mean and deviation: written out here."""
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    resized = (
-        np.asarray(Image.fromarray(pixels).resize((336, 224), Image.Resampling.BICUBIC))[:, 56:280] / 255
-    )
+def test_crops_are_prepared_as_open_clip_does() -> None:
+    """Shorter edge to 224 px by Pillow's bicubic, centre crop rounding halves to even: written out here."""
     mean, deviation = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    ours = CLIPImageProcessorPil()(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    prepare = prepared_as_open_clip(224, mean, deviation)
+    for longer in (224, 225, 226, 227, 229, 231, 336, 999, 1000):
+        pixels = np.random.default_rng(0).integers(0, 256, (224, longer, 3), dtype=np.uint8)
+        left = round((longer - 224) / 2)  # Python's rounding
+        for turned in (False, True):
+            picture = Image.fromarray(pixels.swapaxes(0, 1) if turned else pixels)
+            cut = pixels[:, left : left + 224] / 255
+            cut = cut.swapaxes(0, 1) if turned else cut
+            expected = ((cut - mean) / deviation).transpose(2, 0, 1)
+            np.testing.assert_allclose(prepare(picture).numpy(), expected, atol=1e-5)
+    small = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    resized = np.asarray(Image.fromarray(small).resize((336, 224), Image.Resampling.BICUBIC))[:, 56:280] / 255
+    ours = prepare(Image.fromarray(small)).numpy()
     np.testing.assert_allclose(ours, ((resized - mean) / deviation).transpose(2, 0, 1), atol=1e-5)
 
 
@@ -249,7 +279,7 @@ def test_the_colour_is_the_nearest_mean_phrase(clip_folder: Path) -> None:
         CLIPImageProcessorPil.from_pretrained(clip_folder),
         CLIPTokenizer.from_pretrained(clip_folder),
     )
-    namer = ColorNamer(model, processor, tokenizer)
+    namer = ColorNamer.from_folder(clip_folder, "cpu")
     rng = np.random.default_rng(0)
     mask = np.ones((20, 30), bool)
     seen = set()

@@ -53,18 +53,18 @@ def record(*texts: str, images: Any = None, system: str | None = None) -> dict[s
 
 ONE = record("What is in this photo?\n<image>", "A photo of two giraffes.", images="a/b.jpg")
 MANY = record("<image>\nHow many?", "4", "Is there a dog?", "no", images="a.jpg")
-TEXT = record("Is there a dog? ", " yes\n")
+TEXT = record("Is there a dog?", "yes")
 SYSTEM = record("How many?", "4", system="Answer with a number.")
 SEVERAL = record(
     "First: <image> second: <image>\nHow many?", "4", "And <image>?", "5", images=["a", "b", "c"]
 )
 
 GOLDEN = {
-    ("llama", "plain", "one"): "<s><image><image>⟦A photo of two giraffes.\n⟧",
+    ("llama", "plain", "one"): "<s><image><image>⟦ A photo of two giraffes.\n⟧",
     ("qwen", "plain", "one"): "<image><image>⟦A photo of two giraffes.\n⟧",
-    ("llama", "vicuna_v1", "one"): f"<s>{CHAT}USER: <image><image>\nWhat is in this photo? ASSISTANT:"
+    ("llama", "vicuna_v1", "one"): f"<s>{CHAT}USER: <image><image> \nWhat is in this photo? ASSISTANT:"
     "⟦ A photo of two giraffes.</s>⟧",
-    ("llama", "vicuna_v1", "many"): f"<s>{CHAT}USER: <image><image>\nHow many? ASSISTANT:⟦ 4</s>⟧"
+    ("llama", "vicuna_v1", "many"): f"<s>{CHAT}USER: <image><image> \nHow many? ASSISTANT:⟦ 4</s>⟧"
     "USER: Is there a dog? ASSISTANT:⟦ no</s>⟧",
     ("llama", "vicuna_v1", "text"): f"<s>{CHAT}USER: Is there a dog? ASSISTANT:⟦ yes</s>⟧",
     (
@@ -72,8 +72,8 @@ GOLDEN = {
         "vicuna_v1",
         "system",
     ): "<s> Answer with a number. USER: How many? ASSISTANT:⟦ 4</s>⟧",
-    ("llama", "vicuna_v1", "several"): f"<s>{CHAT}USER: First: <image><image> second: <image><image>\n"
-    "How many? ASSISTANT:⟦ 4</s>⟧USER: And <image><image>? ASSISTANT:⟦ 5</s>⟧",
+    ("llama", "vicuna_v1", "several"): f"<s>{CHAT}USER: First: <image><image>  second: <image><image> \n"
+    "How many? ASSISTANT:⟦ 4</s>⟧USER: And <image><image> ? ASSISTANT:⟦ 5</s>⟧",
     ("qwen", "qwen", "one"): f"{HELPFUL}<|im_start|>user\n<image><image>\nWhat is in this photo?<|im_end|>\n"
     "<|im_start|>assistant\n⟦A photo of two giraffes.<|im_end|>⟧\n",
     ("qwen", "qwen", "many"): f"{HELPFUL}<|im_start|>user\n<image><image>\nHow many?<|im_end|>\n"
@@ -123,9 +123,9 @@ def test_ids_of_llama_are_those_that_can_be_written_down() -> None:
     encoded = encode(
         read_conversation(record("<image>", "é\x07", images="a")), ready("llama", "plain"), 3, ROOMY
     )
-    image = 449
-    assert encoded.ids.tolist() == [1, image, image, image, 3 + 0xC3, 3 + 0xA9, 3 + 0x07, 3 + 0x0A]
-    assert encoded.learned.tolist() == [False] * 4 + [True] * 4
+    image, start = 449, llama_text_tokenizer().convert_tokens_to_ids("▁")
+    assert encoded.ids.tolist() == [1, image, image, image, start, 3 + 0xC3, 3 + 0xA9, 3 + 0x07, 3 + 0x0A]
+    assert encoded.learned.tolist() == [False] * 4 + [True] * 5
 
 
 def test_a_text_begins_as_llama_saw_it() -> None:
@@ -255,9 +255,9 @@ def test_many_at_once_are_as_one_by_one() -> None:
     assert encode_all([], text_tokenizer, 2, ROOMY) == []
 
 
-def test_a_single_image_comes_first_and_blanks_go() -> None:
+def test_a_single_image_comes_first() -> None:
     conversation = read_conversation(record("  What is it?\n<image>\n", " A dog. ", images=["a.jpg"]))
-    assert [message["content"] for message in conversation.messages] == ["<image>\nWhat is it?", "A dog."]
+    assert [message["content"] for message in conversation.messages] == ["<image>\nWhat is it?", " A dog. "]
     later = read_conversation(record("Hello", "Hi", "Look: <image>", "A dog.", images="a.jpg"))
     assert later.messages[2]["content"] == "<image>\nLook:"
 
@@ -287,13 +287,11 @@ BAD: list[tuple[Any, str]] = [
         {"conversations": [*TEXT["conversations"], *TEXT["conversations"][1:]]},
         "turns do not alternate: turn 3 is assistant's",
     ),
-    (record("x", " \n"), "empty answer: turn 2"),
-    (record("<image> <image>", "x", images="a.jpg"), "more image placeholders than images: 2 for 1"),
-    (record("<image>", "x"), "more image placeholders than images: 1 for 0"),
-    (record("x", "x", images="a.jpg"), "fewer image placeholders than images: 0 for 1"),
+    (record("<image>", "x", "<image>", "y", images="a"), "more image placeholders than images: 2 for 1"),
+    (record("<image>", "<image>", images="a"), "more image placeholders than images: 2 for 1"),
+    (record("<image><image><image>", "x", images=["a", "b"]), "more image placeholders than images: 3 for 2"),
     (record("<image>", "x", images=["a", "b"]), "fewer image placeholders than images: 1 for 2"),
-    (record("x", "<image>", images="a.jpg"), "an image placeholder outside of a question"),
-    (record("x", "x", system="<image>", images="a.jpg"), "an image placeholder outside of a question"),
+    (record("x", "x", system="<image>", images="a.jpg"), "an image placeholder in the system's text"),
     (record("<image>", "x", images=[1]), "image is no path: [1]"),
     (record("<image>", "x", images={"a": 1}), "image is no path: {'a': 1}"),
 ]
@@ -313,7 +311,10 @@ def test_bad_records(bad: Any, problem: str) -> None:
          "found several turns"),
         ("plain", TEXT, "refused by the template: the plain template takes one picture and one caption, "
          "found no picture"),
-        ("vicuna_v1", record("Strike <s>this</s>", "x"), "a control token in the text: <s>"),
+        ("plain", record("<image>", "x"), "refused by the template: the plain template takes one picture and one "
+         "caption, found no picture"),
+        ("vicuna_v1", record("x", "", "y", ""), "empty answer: there is no other"),
+        ("vicuna_v1", record("Strike <s>this</s>", "x"), "a control token in the text: </s>"),
         ("vicuna_v1", record("x", "all</s>"), "a control token in the text: </s>"),
     ],
 )  # fmt: skip
@@ -339,9 +340,9 @@ def test_a_pad_token_is_needed() -> None:
         prepare_text_tokenizer(text_tokenizer, "vicuna_v1", "<pad>")
     with pytest.raises(UserError, match="pad_token: </s> ends every answer"):
         prepare_text_tokenizer(text_tokenizer, "vicuna_v1", "</s>")
-    before = len(text_tokenizer)
-    assert prepare_text_tokenizer(text_tokenizer, "vicuna_v1", "<unk>").pad_token_id == 0
-    assert len(text_tokenizer) == before + 1  # the image token, and nothing to pad with
+    prepared = prepare_text_tokenizer(text_tokenizer, "vicuna_v1", "<unk>")
+    assert prepared.pad_token_id == 0
+    assert len(prepared) == len(text_tokenizer) + 1  # the image token, and nothing to pad with
 
 
 def test_it_is_saved_with_all_that_it_needs(tmp_path: Path) -> None:
