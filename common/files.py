@@ -145,9 +145,9 @@ def partial_of(folder: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A whole file in UTF-8; raises `UserError` as `whole_file` does."""
+    """A whole file in UTF-8; raises `UserError` as `whole_file` does. What is no Unicode, as in a path, is escaped."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:

@@ -35,6 +35,7 @@ from generation.batches import Job, jobs_for
 from generation.drawing import Drawing, option_error
 from generation.generator import Generator
 from generation.picture_record import State, look, save
+from generation.sampling import Sampling
 from generation.sampling_file import as_json
 
 SHEET_PROMPTS, SHEET_PICTURES = 16, 8
@@ -126,17 +127,7 @@ def write_pictures(
     jobs = jobs_for(prompts, n, numbers)
     in_order = sorted(jobs, key=lambda job: job.sample_index)
     batches = generator.batches(in_order, drawing.batch_size, drawing.deterministic, drawing.truncate)
-    settings: dict[str, Any] = {
-        "model": source,
-        "weights_sha256": generator.weights_sha256,
-        "vqrae_sha256": generator.vocabulary.vqrae_sha256,
-        "dtype": str(generator.dtype).removeprefix("torch."),
-        "seed": drawing.seed,
-        "sampling": as_json(sampling),
-        "grid": list(generator.vocabulary.grid),
-        "truncate": drawing.truncate,
-        "deterministic": drawing.deterministic,
-    }
+    settings = settings_of(generator, drawing, sampling, source)
     if not overwrite:
         _compare(folder, settings)
     mine = jobs[dist.rank() :: dist.world()]
@@ -160,6 +151,21 @@ def write_pictures(
     return Drawn([folder / naming(job) for job in jobs], found["kept"], found["damaged"])
 
 
+def settings_of(generator: Generator, drawing: Drawing, sampling: Sampling, source: str) -> dict[str, Any]:
+    """What shapes pictures but their prompts and numbers, and the model's name."""
+    return {
+        "model": source,
+        "weights_sha256": generator.weights_sha256,
+        "vqrae_sha256": generator.vocabulary.vqrae_sha256,
+        "dtype": str(generator.dtype).removeprefix("torch."),
+        "seed": drawing.seed,
+        "sampling": as_json(sampling),
+        "grid": list(generator.vocabulary.grid),
+        "truncate": drawing.truncate,
+        "deterministic": drawing.deterministic,
+    }
+
+
 def _compare(folder: Path, settings: dict[str, Any]) -> None:
     """Hold what stands in a folder's settings.json, if it has one, against `settings`."""
     path = folder / "settings.json"
@@ -176,7 +182,7 @@ def _compare(folder: Path, settings: dict[str, Any]) -> None:
         if key != "model" and stated.get(key) != value:  # the same weights may have moved
             raise UserError(
                 f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "
-                "another folder, or --overwrite"
+                "another folder, or remove it (vqrae generate has --overwrite)"
             )
 
 

@@ -57,7 +57,8 @@ def look(path: Path, job: Job, settings: Mapping[str, Any], overwrite: bool = Fa
                 return "another"
             before, now = (shown(one) if isinstance(one, str) else one for one in (told.get(name), value))
             raise UserError(
-                f"{path}: another picture ({name}: {before}, now {now}); choose another folder, or --overwrite"
+                f"{path}: another picture ({name}: {before}, now {now}); choose another folder, or remove it "
+                "(vqrae generate has --overwrite)"
             )
     return "kept"
 

@@ -110,9 +110,9 @@ look_at_tokenizer() {
     step true_scenes    python -m scripts.demo.true_scenes --demo "$out"
     step geneval_reconstructed geneval geneval_reconstructed --pictures "$out/reconstructed_scenes" -n 1
 }
-draw() { # NAME SCALE: pictures for the prompts that were held out, and how many show what they should
+draw() { # NAME OPTION...: pictures for the prompts that were held out, and how many show what they should
     step "$1" geneval "$1" "$out/generator/model" --prompts "$out/world/prompts.jsonl" -n "$pictures" \
-        --batch-size 64 --cfg-scale "$2"
+        --batch-size 64 "${@:2}"
 }
 answer() {
     # By a name of its own, since a former call may have compared the others already.
@@ -140,8 +140,8 @@ step generator torchrun --standalone --nproc-per-node 2 generation/train.py \
     --config generation/recipes/demo.yaml "engine.precision=$precision" $generator
 
 beside answer.log answer &
-draw geneval 1.5
-draw geneval_no_cfg 1
+draw geneval
+draw geneval_no_cfg --cfg-scale 1
 wait $!
 step pictures python -m scripts.demo.generation_report --demo "$out"
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from common.command import positive
@@ -92,6 +93,6 @@ def read_prompts(path: Path) -> list[str]:
     told = [f"{left_out} empty lines left out"] if left_out else []
     if repeated := len(prompts) - len(set(prompts)):
         told.append(f"{repeated} repeat another")
-    if told:
+    if told and os.environ.get("RANK", "0") == "0":
         print(f"{path}: {len(prompts)} prompts; {', '.join(told)}", flush=True)
     return prompts

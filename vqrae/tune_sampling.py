@@ -97,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     from generation.generator import Generator
 
     device = dist.start_process(arguments.device)
+    if dist.world() > 1:
+        raise UserError("tune-sampling: runs in one process")
     scorer = _scorer(arguments, prompts, device)
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
     generator = Generator.from_pretrained(arguments.model, device, dtype)

@@ -21,7 +21,6 @@ from evals.geneval.prompts import described_prompts
 from evals.geneval.rules import TAGS
 from evals.results import read
 from generation.generator import Generator
-from generation.sampling import Sampling
 from scripts.demo.command import demo_parser
 from scripts.demo.summary import merge
 
@@ -35,13 +34,13 @@ def geneval(folder: Path) -> dict[str, float]:
     return {name: scores[name] for name in ("overall", *TAGS)}
 
 
-def images_per_second(model: Path, sampling: Sampling) -> float:
-    """Pictures drawn in one batch, decoded, without the time to load the model."""
+def images_per_second(model: Path) -> float:
+    """Pictures drawn in one batch, decoded, by the folder's own settings, without the time to load the model."""
     generator = Generator.from_pretrained(str(model))
     prompts = ["a photo of a red circle", "a photo of two squares"]
-    generator.generate(prompts, 1, sampling=sampling)  # warm
+    generator.generate(prompts, 1)  # warm
     start = time.perf_counter()
-    generator.generate(prompts, TIMED // 2, sampling=sampling, batch_size=TIMED)
+    generator.generate(prompts, TIMED // 2, batch_size=TIMED)
     return TIMED / (time.perf_counter() - start)
 
 
@@ -64,7 +63,7 @@ def main() -> None:
         "geneval": geneval(demo / "geneval"),
         "geneval_no_cfg": geneval(demo / "geneval_no_cfg"),
         "geneval_reconstructed": geneval(demo / "geneval_reconstructed"),
-        "images_per_second": images_per_second(demo / "generator" / "model", Sampling(cfg_scale=3.0)),
+        "images_per_second": images_per_second(demo / "generator" / "model"),
     }
     merge(demo / "summary.json", "generation", section)
     evaluations: dict[str, Any] = {"reconstruction": read(demo / "reconstruction")["scores"]}

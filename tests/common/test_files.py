@@ -350,3 +350,8 @@ def test_exports_can_be_read_by_whom_the_umask_lets(what: str, umask: int, tmp_p
         vqrae = tiny_generator.write_vqrae(tmp_path / "first")
         (vqrae if what == "vqrae" else vqrae.encoder).save_pretrained(out)
     assert list(out.rglob("*.safetensors")) and modes(out) == {0o666 & ~umask}
+
+
+def test_a_path_that_is_no_text_can_be_written_down(tmp_path: Path) -> None:
+    write_text(tmp_path / "page.html", "caf\udce9 \u7ea2")
+    assert (tmp_path / "page.html").read_bytes() == b"caf\\udce9 \xe7\xba\xa2"

@@ -17,7 +17,7 @@ from common.errors import UserError
 from evals.detectors import world_shapes
 from evals.geneval.rules import relations
 from scripts.demo import make_world, questions, scenes, world
-from scripts.demo.captions import all_prompts, captions, held_out, holds, position
+from scripts.demo.captions import all_prompts, captions, held_out, holds, position, training_prompts
 
 SEED = 7  # that of `many_scenes` and `world_folder` too
 
@@ -141,6 +141,15 @@ def test_held_out_prompts_cover_all_tags_and_numbers(seed: int) -> None:
     assert {m["include"][0]["count"] for m in chosen if m["tag"] == "counting"} == {2, 3, 4}
 
 
+def test_prompts_to_tune_on_are_of_every_tag_and_none_is_held_out() -> None:
+    chosen = training_prompts(SEED)
+    texts = [metadata["prompt"] for metadata in chosen]
+    assert not set(texts) & {metadata["prompt"] for metadata in held_out(SEED)} and len(set(texts)) == len(
+        texts
+    )
+    assert {metadata["tag"] for metadata in chosen} == {metadata["tag"] for metadata in held_out(SEED)}
+
+
 def test_no_training_caption_repeats_a_held_out_prompt() -> None:
     barred = {metadata["prompt"] for metadata in held_out(SEED)}
     tags = Counter()
@@ -203,6 +212,7 @@ def test_the_folder_s_formats(world_folder: Path) -> None:
     assert set(captioned[0]) == {"image", "caption", "tag", "description"}
     assert all((world_folder / record["image"]).is_file() for record in captioned)
     assert lines(world_folder / "prompts.jsonl") == list(held_out(SEED))
+    assert lines(world_folder / "tuning_prompts.jsonl") == training_prompts(SEED)
     assert (world_folder / "contact_sheet.png").stat().st_size > 1000
     for name in ("questions.json", "val_questions.json"):
         for entry in json.loads((world_folder / name).read_text(encoding="utf-8")):
