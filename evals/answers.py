@@ -30,12 +30,15 @@ class Answers:
     def __init__(self, folder: Path | None, rank: int = 0) -> None:
         self._known: dict[str, str] = {}
         self._path: Path | None = None
+        self.former: frozenset[str] = frozenset()
+        """Keys of former runs."""
         if folder is None:
             return
         with refusing(f"{folder}: answers cannot be kept", OSError):
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("*.jsonl")):
                 self._known.update(_read(path))
+            self.former = frozenset(self._known)
             self._path = folder / f"{rank:05d}.jsonl"
             _end_last_line(self._path)
 
@@ -65,9 +68,13 @@ def answer_key(
     """
     digest = hashlib.sha256(json.dumps([model, list(messages), settings], sort_keys=True).encode())
     for picture in pictures:
-        digest.update(repr((picture.mode, picture.size)).encode())
-        digest.update(picture.tobytes())
+        digest.update(picture_digest(picture).encode())
     return digest.hexdigest()
+
+
+def picture_digest(picture: Image.Image) -> str:
+    """SHA-256 of mode, size and pixels."""
+    return hashlib.sha256(repr((picture.mode, picture.size)).encode() + picture.tobytes()).hexdigest()
 
 
 def model_digest(folder: Path, weights_sha256: str) -> str:

@@ -106,6 +106,11 @@ def _why_not(results: Results, target: Target, score: str) -> str | None:
         return f"{results.scored} of {results.expected} samples scored"
     if results.protocol != target.protocol:
         return f"protocol '{results.protocol}', {target.table} by '{target.protocol}'"
+    asked, wanted = results.fingerprint_of(score), target.fingerprint_of(score)
+    if wanted is not None and asked != wanted:
+        return (
+            f"{score} has prompts {asked or 'of no fingerprint'}, those of {target.table}'s tool are {wanted}"
+        )
     ours, theirs = results.score_counts.get(score, results.scored), target.samples_of(score)
     if theirs is not None and ours != theirs:
         return f"{ours} samples, {target.table} has {theirs}"

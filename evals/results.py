@@ -55,10 +55,15 @@ class Results:
     processes: int
     score_counts: Mapping[str, int] = field(default_factory=dict)
     """Samples behind a score, where scores have sets of their own; `scored` for the rest."""
+    fingerprints: Mapping[str, str] | str | None = None
+    """Of the prompts behind each score, or behind all (see `evals/fingerprint.py`); None where there are none."""
     paper_row: str | None = None
     """Which row of the paper's table the model is the counterpart of; None: unknown, or the table has one row."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What else the evaluation has to say: intervals, scores of parts."""
+
+    def fingerprint_of(self, score: str) -> str | None:
+        return self.fingerprints.get(score) if isinstance(self.fingerprints, Mapping) else self.fingerprints
 
     def complete(self) -> bool:
         """Whether everything that was to be scored was."""

@@ -18,9 +18,14 @@ class Target:
     scores: dict[str, float]
     samples: int | dict[str, int] | None = None
     """Behind every score, or behind each; None: whatever the protocol's complete set has."""
+    fingerprints: dict[str, str] | str | None = None
+    """Of the prompts behind each score, or behind all; None: the protocol has no prompts, its name says all."""
 
     def samples_of(self, score: str) -> int | None:
         return self.samples.get(score) if isinstance(self.samples, dict) else self.samples
+
+    def fingerprint_of(self, score: str) -> str | None:
+        return self.fingerprints.get(score) if isinstance(self.fingerprints, dict) else self.fingerprints
 
 
 @cache

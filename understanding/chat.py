@@ -131,6 +131,14 @@ class ChatModel:
             )
         return prompt
 
+    def prompt_of_text(self, pictures: Sequence[Image.Image], text: str) -> Prompt:
+        """What a template has rendered already, with the processor's image token where each picture stands.
+
+        It is not compared with `room`.
+        """
+        with self._lock:
+            return self._writer.write_text(pictures, text)
+
     def room(self, decoding: Decoding) -> int | None:
         """Tokens that a prompt may have; a quarter of all positions is kept for the answer at most."""
         if self.positions is None:

@@ -62,11 +62,18 @@ class PromptWriter:
         pictures, turns = read_turns(images, messages)
         with refusing("the conversation does not fit the model's template"):
             inputs = (self._from_parts if self._takes_parts else self._from_strings)(pictures, turns)
+        return self._prompt(inputs, len(pictures))
+
+    def write_text(self, pictures: Sequence[Image.Image], text: str) -> Prompt:
+        """What a template has rendered already, with the processor's image token where each picture stands."""
+        return self._prompt(self._encoded(pictures, text), len(pictures))
+
+    def _prompt(self, inputs: Any, pictures: int) -> Prompt:
         vision = {
             name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")
         }
         ids = self._begun(inputs["input_ids"][0].tolist())
-        return Prompt(ids, vision, self._spans(ids, len(pictures)))
+        return Prompt(ids, vision, self._spans(ids, pictures))
 
     def _from_parts(self, pictures: list[Image.Image], turns: list[dict[str, Any]]) -> Any:
         settings: dict[str, Any] = {"add_special_tokens": False}  # the template writes its own
@@ -94,8 +101,11 @@ class PromptWriter:
             texts = (f"{image}\n" if part["type"] == "image" else part["text"] for part in turn["content"])
             strings.append({"role": turn["role"], "content": "".join(texts)})
         text = self.processor.apply_chat_template(strings, add_generation_prompt=True, tokenize=False)
+        return self._encoded(pictures, text)
+
+    def _encoded(self, pictures: Sequence[Image.Image], text: str) -> Any:
         return self.processor(
-            text=[text], images=pictures or None, add_special_tokens=False, return_tensors="pt"
+            text=[text], images=list(pictures) or None, add_special_tokens=False, return_tensors="pt"
         )
 
     def _shows(self, content: Any) -> bool:

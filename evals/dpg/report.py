@@ -12,7 +12,7 @@ from common import dist
 from common.files import write_text
 from evals.dpg.answers import Given
 from evals.dpg.judges import MPLUG
-from evals.dpg.rules import Item, Mode, cascade, is_official, item_score, orphans, scores
+from evals.dpg.rules import Item, Mode, blob_of, cascade, is_official, item_score, orphans, scores
 from evals.drawing import Origin
 from evals.result_table import finish
 from evals.results import Results
@@ -70,6 +70,7 @@ def report(
         prompt_set={"source": source, "sha256": hashlib.sha256(csv.read_bytes()).hexdigest()},
         seconds=round(seconds, 1),
         processes=dist.world(),
+        fingerprints=blob_of(csv.read_bytes())[:16],
         details={"dropped_by_the_official_rule": dropped},
     )
     notes = [f"dropped by the official rule, as the original does: {', '.join(dropped)}"] if dropped else []

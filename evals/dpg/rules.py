@@ -88,7 +88,12 @@ def read_items(path: Path, mode: Mode) -> list[Item]:
 
 def is_official(content: bytes) -> bool:
     """Whether a file holds the official questions."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == OFFICIAL_BLOB
+    return blob_of(content) == OFFICIAL_BLOB
+
+
+def blob_of(content: bytes) -> str:
+    """Git's name for a file's content: prompts and questions, to the last byte."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def orphans(item: Item) -> list[int]:

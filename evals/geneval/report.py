@@ -11,6 +11,7 @@ from common import dist
 from common.files import write_text
 from evals.bootstrap import Interval, intervals
 from evals.drawing import Origin
+from evals.fingerprint import fingerprint
 from evals.geneval.page import Judged, write_page
 from evals.geneval.prompts import OFFICIAL_SHA256, Prompt, sha256_of
 from evals.geneval.rules import TAGS, tag_scores
@@ -62,6 +63,7 @@ def report(
         prompt_set={"source": source, "sha256": prompt_hash},
         seconds=round(seconds, 1),
         processes=dist.world(),
+        fingerprints=fingerprint([one.text for one in prompts]),
         details={"intervals_95": {name: list(span) for name, span in spans.items()}},
     )
     low, high = spans["overall"]

@@ -58,12 +58,12 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
 
 
 def write_task(name: str, path: Path, images: Path, folder: Path) -> None:
-    """Put the questions where `task_config` finds them; one process does. Raises as `read_questions`."""
+    """Put the questions where `questions_config` finds them; one process does. Raises as `read_questions`."""
     rows = read_questions(path, images)
     write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def task_config(name: str, folder: Path) -> dict[str, Any]:
+def questions_config(name: str, folder: Path) -> dict[str, Any]:
     """The task, in the words of lmms-eval's YAML files. It needs no network."""
     path = folder / f"{name}.jsonl"
     with path.open(encoding="utf-8") as file:

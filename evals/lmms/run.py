@@ -24,7 +24,7 @@ from common.errors import run_cli
 from evals import preflight
 from evals.command import add_paper_row, build_parser
 from evals.lmms.manifest import MODEL_ID
-from evals.lmms.tasks import PAPER_TASKS
+from evals.lmms.tasks import PAPER_TASKS, SEED_BENCH, SEED_BENCH_VIDEOS
 
 if TYPE_CHECKING:
     from evals.lmms.session import TaskResult
@@ -53,7 +53,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="where the paths in FILE start (default: FILE's folder)"
     )
-    add_batch_size(parser, "questions")
+    parser.add_argument(
+        "--seedbench-videos",
+        action="store_true",
+        help=f"ask SEED-Bench's {SEED_BENCH_VIDEOS:,} questions about videos too; none of them counts for its score",
+    )
+    add_batch_size(parser, "questions of one picture")
     add_device(parser)
     parser.add_argument(
         "--attn-implementation",
@@ -117,10 +122,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.questions is not None:
         found = [session.ask(args.questions, args.images or args.questions.parent)]
     else:
-        found = [session.run(name) for name in args.tasks]
+        found = [session.run(name, args.seedbench_videos) for name in args.tasks]
     if dist.is_main():
         settings = {
-            name: getattr(args, name) for name in ("limit", "batch_size", "attn_implementation", "device")
+            name: getattr(args, name)
+            for name in ("limit", "batch_size", "attn_implementation", "device", "seedbench_videos")
         }
         report(
             args.output,
@@ -175,15 +181,41 @@ def report(
             prompt_set={"source": source, "sha256": hashlib.sha256(asked).hexdigest()},
             seconds=round(sum(task.seconds for task in found), 1),
             processes=dist.world(),
-            score_counts={name: task.scored for task in found for name in task.scores},
+            score_counts={name: count for task in found for name, count in task.counted.items()},
+            fingerprints={name: task.fingerprint for task in found for name in task.scores},
             paper_row=paper_row,
-            details={
-                "lmms_eval_task_versions": {task.name: task.version for task in found},
-                "asked_sha256": {task.name: task.asked_sha256 for task in found},
-            },
+            details=details(found, settings),
         ),
-        [f"every question with its answer: {output / 'samples'}"],
+        notes(found, settings, output),
     )
+
+
+def details(found: list[TaskResult], settings: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says of each task beside its scores."""
+    return {
+        "lmms_eval_task_versions": {task.name: task.version for task in found},
+        "asked_sha256": {task.name: task.asked_sha256 for task in found},
+        "answers_of_former_runs": {task.name: task.kept for task in found},
+        "longer_than_the_context": {task.name: task.too_long for task in found},
+        "left_out": {task.name: videos_left_out(task, settings) for task in found},
+    }
+
+
+def videos_left_out(task: TaskResult, settings: dict[str, Any]) -> int:
+    return SEED_BENCH_VIDEOS if task.name == SEED_BENCH and not settings["seedbench_videos"] else 0
+
+
+def notes(found: list[TaskResult], settings: dict[str, Any], output: Path) -> list[str]:
+    """What a reader of the table should know about the answers."""
+    kept, scored = sum(task.kept for task in found), sum(task.scored for task in found)
+    lines = [f"answers: {kept:,} of former runs, {scored - kept:,} new"]
+    for task in found:
+        if task.too_long:
+            lines.append(f"{task.name}: {task.too_long:,} questions do not fit the model's context and count as wrong")
+        if videos := videos_left_out(task, settings):
+            lines.append(f"{task.name}: {videos:,} questions about videos were not asked")
+    lines.append(f"every question with its answer: {output / 'samples'}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,14 @@ from common.errors import UserError, one_line
 from common.files import write_json, write_text
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.answers import model_digest
+from evals.fingerprint import fingerprint
 from evals.lmms.manifest import MODEL_ID
-from evals.lmms.model import join_processes
-from evals.lmms.questions import task_config, write_task
-from evals.lmms.tasks import read_scores
+from evals.lmms.model import Told, join_processes
+from evals.lmms.protocol import known_tasks, task_config, task_fingerprint
+from evals.lmms.questions import questions_config, write_task
+from evals.lmms.tasks import PAPER_TASKS, SEED_BENCH, count_samples, read_scores
 
 NO_TASKS = TaskManager("ERROR", include_defaults=False, model_name=MODEL_ID)
-
-
-@cache
-def known_tasks() -> TaskManager:
-    """lmms-eval's index of its own tasks, which takes seconds to make."""
-    return TaskManager("ERROR", model_name=MODEL_ID)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +46,26 @@ class TaskResult:
     """What came out of one task."""
 
     name: str
-    scores: dict[str, float]
-    expected: int
+    scores: dict[str, float] = field(default_factory=dict)
+    expected: int = 0
     """Questions that were to be asked."""
-    scored: int
-    partial: bool
+    scored: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
+    """Questions behind each score."""
+    partial: bool = False
     """Whether the task has more questions than were to be asked."""
-    version: str
+    version: str = ""
     """lmms-eval's, of the task."""
-    asked_sha256: str
+    asked_sha256: str = ""
     """Of the questions with their right answers, in order."""
-    seconds: float
+    fingerprint: str = ""
+    """Of the prompts (see `evals/fingerprint.py`): for the paper's tasks of documents in the data set's schema, for
+    others of the first questions."""
+    kept: int = 0
+    """Questions that former runs have answered."""
+    too_long: int = 0
+    """Questions that the model's context has no room for; their answers are empty."""
+    seconds: float = 0.0
 
 
 class Session:
@@ -100,15 +105,24 @@ class Session:
         digest = model_digest(folder, self.weights)
         self._key = {"model": f"{digest} {self.model.chat.model.dtype}", "lmms_eval": version("lmms_eval")}
 
-    def run(self, task: str) -> TaskResult:
+    def run(self, task: str, videos: bool = False) -> TaskResult:
         """A task of lmms-eval by its name; a finished one is read from its file.
+
+        Args:
+            videos: whether SEED-Bench's questions about videos are asked, too.
 
         Raises:
             UserError: the framework knows no such task, or failed at it.
         """
         if not known_tasks().match_tasks([task]):
             raise UserError(f"--tasks: {task}: lmms-eval has no task of that name")
-        return self._kept_or_evaluated(task, lambda: task, {"task": task})
+
+        def build() -> str | Task:
+            if task != SEED_BENCH or videos:
+                return task
+            return ConfigurableMessagesTask(config=task_config(task), model_name=MODEL_ID)
+
+        return self._kept_or_evaluated(task, build, {"task": task, "videos": str(videos)})
 
     def ask(self, questions: Path, images: Path) -> TaskResult:
         """A file of LLaVA conversations as a task that bears the file's name.
@@ -124,7 +138,7 @@ class Session:
 
         def build() -> Task:
             # By its config alone, the framework would build a task for models without a chat interface.
-            return ConfigurableMessagesTask(config=task_config(name, folder), model_name=MODEL_ID)
+            return ConfigurableMessagesTask(config=questions_config(name, folder), model_name=MODEL_ID)
 
         return self._kept_or_evaluated(name, build, {"questions": asked})
 
@@ -138,25 +152,23 @@ class Session:
         if all(dist.gather_objects(kept is not None)) and kept is not None:
             return kept
         started = time.time()
+        self.model.told = Told()
         try:
-            found = self._evaluate(build())
+            # The first process fetches what is not there yet.
+            task = build() if dist.is_main() else None
+            dist.barrier()
+            found = self._evaluate(task or build())
         except UserError:
             raise
         except Exception as error:  # whatever a task's own code raises
             traceback.print_exc()
             raise UserError(f"lmms-eval: {name}: {one_line(error)[:300]}") from error
+        shares = dist.gather_objects(self.model.told)
         if found is None:  # only the first process gets it
-            return TaskResult(
-                name=name,
-                scores={},
-                expected=0,
-                scored=0,
-                partial=False,
-                version="",
-                asked_sha256="",
-                seconds=0.0,
-            )
-        result = _summarize(name, found, time.time() - started)
+            return TaskResult(name=name)
+        result = _summarize(name, found, shares, time.time() - started)
+        if name in PAPER_TASKS:
+            result = replace(result, fingerprint=task_fingerprint(name, self.model))
         samples = found.pop("samples")
         lines = (json.dumps(sample, default=str) + "\n" for some in samples.values() for sample in some)
         write_text(self.output / "samples" / f"{name}.jsonl", "".join(lines))
@@ -181,8 +193,11 @@ class Session:
         )
 
 
-def _summarize(name: str, found: Mapping[str, Any], seconds: float) -> TaskResult:
-    """Counts are of what was answered, not of what the framework says it set out to do.
+def _summarize(name: str, found: Mapping[str, Any], shares: Sequence[Told], seconds: float) -> TaskResult:
+    """Of a task that has ended. Counts are of what was answered, not of what the framework says it set out to do.
+
+    Args:
+        shares: what the model has to tell in each process.
 
     Raises:
         UserError: the framework ended without a score, or left questions out.
@@ -199,9 +214,15 @@ def _summarize(name: str, found: Mapping[str, Any], seconds: float) -> TaskResul
         scores=scores,
         expected=expected,
         scored=scored,
+        counted=count_samples(name, scores, found["samples"]),
         partial=expected < sum(int(count["original"]) for count in found["n-samples"].values()),
         version=", ".join(str(version) for version in found["versions"].values()),
         asked_sha256=_asked(found["samples"]),
+        fingerprint=fingerprint(
+            [prompt for _, prompt in sorted(ChainMap(*(one.first for one in shares)).items())]
+        ),
+        kept=sum(one.kept for one in shares),
+        too_long=sum(one.too_long for one in shares),
         seconds=seconds,
     )
 

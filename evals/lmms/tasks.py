@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ class PaperTask:
     scale: float
     dataset: str
 
+
+SEED_BENCH = "seedbench"
+SEED_BENCH_VIDEOS = 3757
+"""Its questions about videos, eight pictures each; the paper's score is of the 14,233 others."""
 
 PAPER_TASKS = {
     # LLaVA-1.5, and so its successors, report F1 over the three sets of questions together.
@@ -32,8 +36,7 @@ PAPER_TASKS = {
     "mme": PaperTask(
         score="mme_perception", metric="mme_perception_score", scale=1, dataset="lmms-lab-encoder/MME"
     ),
-    # Of the questions about pictures; those about videos are asked too, and not counted.
-    "seedbench": PaperTask(
+    SEED_BENCH: PaperTask(
         score="seedbench", metric="seed_image", scale=100, dataset="lmms-lab-encoder/SEED-Bench"
     ),
     "mmmu_val": PaperTask(score="mmmu", metric="mmmu_acc", scale=100, dataset="lmms-lab-encoder/MMMU"),
@@ -62,6 +65,21 @@ def read_scores(task: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, 
             elif paper is None and "_stderr" not in metric and "," in key:
                 scores[name if metric == WHOLE else f"{name}/{metric}"] = float(value)
     return dict(sorted(scores.items()))
+
+
+def count_samples(
+    task: str, scores: Mapping[str, float], samples: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, int]:
+    """How many questions each score comes from: of a paper's task those that its metric counts, else all.
+
+    Args:
+        samples: the framework's, by task or subtask.
+    """
+    metric = PAPER_TASKS[task].metric if task in PAPER_TASKS else None
+    counted = {
+        sample["doc_id"] for some in samples.values() for sample in some if metric is None or metric in sample
+    }
+    return dict.fromkeys(scores, len(counted))
 
 
 WHOLE = "accuracy"

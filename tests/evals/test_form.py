@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def make(**changes: Any) -> Results:
         "partial": False,
         "settings": {"seed": 0},
         "model": {"source": "m", "weights_sha256": "0"},
+        "fingerprints": targets.load()["geneval"]["Qwen3-0.6B"].fingerprints,
         "seconds": 1.0,
         "processes": 1,
     }
@@ -99,10 +101,37 @@ def test_each_score_may_have_a_set_of_its_own() -> None:
         expected=21_578,
         scored=21_578,
         score_counts={"pope": 9000, "gqa": 12_500},
+        fingerprints=targets.load()["understanding"]["Vicuna-7B 256 px"].fingerprints,
     )
     pope, gqa = result_table.compare(ours)
     assert pope.comparable and pope.difference == 0
     assert not gqa.comparable and "12500 samples" in str(gqa.why_not)
+
+
+@pytest.mark.parametrize("asked", [None, "0123456789abcdef", {"pope": "0123456789abcdef"}, {}])
+def test_other_prompts_are_not_comparable(asked: Any) -> None:
+    row = targets.load()["understanding"]["Vicuna-7B 256 px"]
+    ours = make(
+        benchmark="understanding",
+        protocol="lmms-eval",
+        paper_row="Vicuna-7B 256 px",
+        scores={"pope": 84.4},
+        expected=9000,
+        scored=9000,
+        fingerprints=asked,
+    )
+    (pope,) = result_table.compare(ours)
+    assert not pope.comparable and str(row.fingerprint_of("pope")) in str(pope.why_not)
+
+
+def test_every_target_that_has_prompts_has_their_fingerprint() -> None:
+    for benchmark, rows in targets.load().items():
+        for name, row in rows.items():
+            if row.protocol == "VLMEvalKit":
+                continue
+            stated = {row.fingerprint_of(score) for score in row.scores}
+            assert (None in stated) is (benchmark == "reconstruction"), (benchmark, name)
+            assert all(re.fullmatch("[0-9a-f]{16}", one) for one in stated - {None})
 
 
 def test_a_table_of_several_rows_asks_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,12 @@ from PIL import Image
 from scipy import stats
 
 from common.errors import UserError
+from evals import targets
 from evals.bootstrap import intervals
 from evals.command import spread
 from evals.detectors import world
 from evals.detectors.detection import Detection
+from evals.fingerprint import fingerprint
 from evals.geneval import run as geneval
 from evals.geneval.prompts import OFFICIAL_SHA256, described_prompts, read_prompts, sha256_of
 from evals.geneval.rules import TAGS
@@ -209,6 +211,8 @@ def test_the_official_prompts_are_known_by_their_hash(photographs: Path) -> None
         pytest.skip("GenEval's prompts are not among the test data")
     prompts = read_prompts(path)
     assert sha256_of(prompts) == OFFICIAL_SHA256 != sha256_of(prompts[:-1])
+    row = targets.load()["geneval"]["Qwen3-0.6B"]
+    assert fingerprint([prompt.text for prompt in prompts]) == row.fingerprint_of("overall")
     assert {one.metadata["tag"] for one in spread(prompts, 12)} == set(TAGS)
     assert spread(prompts, 553) == spread(prompts, None) == prompts
 

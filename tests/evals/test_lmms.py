@@ -12,9 +12,10 @@ from tiny_chat import write_chat_model
 
 from common.errors import UserError
 from evals.lmms import run as lmms_run
-from understanding.chat import ChatModel
 
 pytest.importorskip("lmms_eval", reason="the extra `evals` is not installed")
+
+from evals.lmms.model import VqraeChat
 
 pytestmark = pytest.mark.slow
 
@@ -33,13 +34,13 @@ def model(shelf: Path) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of each batch that the model is asked."""
     sizes: list[int] = []
-    answer = ChatModel.answer
+    generate = VqraeChat.generate
 
-    def count(self: ChatModel, requests: Any, **settings: Any) -> list[str]:
-        sizes.extend([len(requests)] if requests else [])
-        return answer(self, requests, **settings)
+    def count(self: VqraeChat, questions: Any) -> list[str]:
+        sizes.append(len(questions))
+        return generate(self, questions)
 
-    monkeypatch.setattr(ChatModel, "answer", count)
+    monkeypatch.setattr(VqraeChat, "generate", count)
     return sizes
 
 
@@ -69,26 +70,38 @@ def test_batches_change_nothing_and_nothing_is_asked_twice(
     assert run(model, questions, tmp_path / "all")["scores"] == one["scores"]
     assert not asked, "a finished task was run again"
     limited = run(model, questions, tmp_path / "all", "--limit", "3")
+    assert limited["details"]["answers_of_former_runs"] == {"conversations": 3}
     assert limited["partial"] and limited["counts"]["expected"] == 3 and not asked
     assert limited["details"]["asked_sha256"] != one["details"]["asked_sha256"]
+
+
+def test_a_trial_and_then_the_whole_with_another_batch_size(
+    model: Path, shelf: Path, tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = shelf / "conversations.json"
+    run(model, questions, tmp_path, "--limit", "3", "--batch-size", "2")
+    assert "answers: 0 of former runs, 3 new" in capsys.readouterr().out
+    whole = run(model, questions, tmp_path, "--batch-size", "5")
+    assert 3 < sum(asked) <= 12 and "answers: 3 of former runs, 9 new" in capsys.readouterr().out
+    assert whole["counts"]["scored"] == 12 and len(whole["fingerprints"]["conversations"]) == 16
 
 
 def test_an_interrupted_run_goes_on(
     model: Path, shelf: Path, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     questions = shelf / "conversations.json"
-    counted = ChatModel.answer
+    counted = VqraeChat.generate
 
-    def stop(self: ChatModel, requests: Any, **settings: Any) -> list[str]:
+    def stop(self: VqraeChat, questions: Any) -> list[str]:
         if sum(asked) >= 8:
-            raise RuntimeError("out of memory")
-        return counted(self, requests, **settings)
+            raise RuntimeError("the device is gone")
+        return counted(self, questions)
 
-    monkeypatch.setattr(ChatModel, "answer", stop)
-    with pytest.raises(UserError, match="conversations: out of memory"):
+    monkeypatch.setattr(VqraeChat, "generate", stop)
+    with pytest.raises(UserError, match="conversations: the device is gone"):
         run(model, questions, tmp_path, "--batch-size", "4")
     assert not (tmp_path / "results.json").exists()
-    monkeypatch.setattr(ChatModel, "answer", counted)
+    monkeypatch.setattr(VqraeChat, "generate", counted)
     finished = sum(asked)
     asked.clear()
     assert run(model, questions, tmp_path, "--batch-size", "4")["counts"]["scored"] == 12
@@ -99,7 +112,7 @@ def test_photographs_and_a_right_answer(
     model: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Questions about real photographs, to a model that always says 'no': its score is the share of those answers."""
-    monkeypatch.setattr(ChatModel, "answer", lambda self, requests, **settings: ["No."] * len(requests))
+    monkeypatch.setattr(VqraeChat, "generate", lambda self, questions: ["No."] * len(questions))
     folder = photographs / "coco128"
     arguments = [str(model), "--questions", str(folder / "llava_conversations.json"), "--device", "cpu"]
     lmms_run.main([*arguments, "--output", str(tmp_path), "--limit", "40"])
@@ -126,7 +139,7 @@ def test_unknown_tasks_are_named(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_papers_tasks_are_those_of_the_installed_version() -> None:
-    from evals.lmms.session import known_tasks
+    from evals.lmms.protocol import known_tasks
     from evals.lmms.tasks import PAPER_TASKS
 
     for name, task in PAPER_TASKS.items():
