@@ -44,7 +44,9 @@ class PixelDecoder(nn.Module):
 
     def forward(self, vectors: Tensor, grid: Grid) -> Tensor:
         """Code vectors (B, N, E), raster order -> RGB around [0, 1], not clamped, (B, 3, h q, w q)."""
-        hidden = self.project(vectors) + interpolate_positions(self.positions, grid)
+        hidden = self.project(vectors.to(self.project.weight.dtype)) + interpolate_positions(
+            self.positions, grid
+        )
         hidden = self.norm(self.layers(hidden).last_hidden_state)
         return squares_to_image(self.to_pixels(hidden), grid)
 

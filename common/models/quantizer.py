@@ -3,15 +3,16 @@
 What is notable here: only W learns, so a step moves every code at once and none is left behind, which is what
 lets a 1536-wide codebook be used whole. Features are standardised with statistics that were measured before
 training and are stored in the checkpoint; C starts from the data (see `codebook_start`). The distance is
-float32 whatever the surroundings: TF32 or bfloat16 can flip an argmin.
+float32 whatever the surroundings, and so is all that it is computed from: TF32 or bfloat16 can flip an argmin.
 
 Legend: B images, N tokens, D encoder width, E code width, K codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,8 @@ class Float32Linear(nn.Linear):
 
 
 class SimVQ(nn.Module):
-    """Vector quantization of encoder features.
+    """Vector quantization of encoder features. Its tensors are float32, and stay so when the model around it is cast
+    (`to`, `half`, `bfloat16`); they go to other devices as any module's do.
 
     Args:
         width: D.
@@ -57,12 +59,13 @@ class SimVQ(nn.Module):
     ) -> None:
         super().__init__()
         self.gradient = gradient
-        self.project = Float32Linear(width, codebook_dim)
-        self.transform = Float32Linear(codebook_dim, codebook_dim, bias=False)  # W
+        exact: dict[str, Any] = {"dtype": torch.float32}  # whatever torch's default is
+        self.project = Float32Linear(width, codebook_dim, **exact)
+        self.transform = Float32Linear(codebook_dim, codebook_dim, bias=False, **exact)  # W
         # Buffers: in every checkpoint and the same on every rank, yet never touched by an optimizer.
-        self.register_buffer("codebook", torch.zeros(codebook_size, codebook_dim))  # C
-        self.register_buffer("feature_mean", torch.zeros(width))
-        self.register_buffer("feature_std", torch.ones(width))
+        self.register_buffer("codebook", torch.zeros(codebook_size, codebook_dim, **exact))  # C
+        self.register_buffer("feature_mean", torch.zeros(width, **exact))
+        self.register_buffer("feature_std", torch.ones(width, **exact))
         self.codebook: Tensor
         self.feature_mean: Tensor
         self.feature_std: Tensor
@@ -75,6 +78,15 @@ class SimVQ(nn.Module):
         nn.init.zeros_(self.project.bias)
         nn.init.eye_(self.transform.weight)
         nn.init.normal_(self.codebook)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SimVQ:
+        """What all casts and moves of a module go through: of a cast, only where it moves to is taken."""
+
+        def uncast(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            return changed if changed.dtype == tensor.dtype else tensor.to(changed.device)
+
+        return super()._apply(uncast, recurse)
 
     @property
     def codebook_size(self) -> int:

@@ -87,7 +87,8 @@ class VisionEncoder(nn.Module):
         """Mean and standard deviation, (3, 1, 1) each."""
         if self._normalization is None or self._normalization[0].device != device:
             # Once per device: copying numbers there waits for it.
-            mean, std = (torch.tensor(v, device=device) for v in (self.image_mean, self.image_std))
+            moments = (self.image_mean, self.image_std)
+            mean, std = (torch.tensor(v, device=device, dtype=torch.float32) for v in moments)
             self._normalization = mean[:, None, None], std[:, None, None]
         return self._normalization
 

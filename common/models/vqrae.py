@@ -99,6 +99,7 @@ class VQRAE(PreTrainedModel):
     config_class = VQRAEConfig
     base_model_prefix = "vqrae"
     main_input_name = "pixels"
+    _keep_in_fp32_modules_strict = ("quantizer",)  # codes are computed in float32, however the rest is loaded
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -189,7 +190,7 @@ class VQRAE(PreTrainedModel):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) in [0, K) -> RGB in [0, 1] (B, 3, h q, w q).
+        """Codes (B, h, w) in [0, K) -> RGB in [0, 1] (B, 3, h q, w q), float32.
 
         Raises:
             ValueError: a code out of range, or another shape.
@@ -201,7 +202,7 @@ class VQRAE(PreTrainedModel):
                 f"codes: expected 0 to {self.config.codebook_size - 1}, found {int(codes.min())} to {int(codes.max())}"
             )
         grid = (codes.shape[1], codes.shape[2])
-        return self.decoder(self.quantizer.lookup(codes.flatten(1)), grid).clamp(0, 1)
+        return self.decoder(self.quantizer.lookup(codes.flatten(1)), grid).float().clamp(0, 1)
 
     @torch.no_grad()
     def decode_features(self, features: Tensor, grid: Grid) -> Tensor:
