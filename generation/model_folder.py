@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from common.errors import UserError, refusing
-from common.files import obeying_umask
 from common.language.causal_lm import load_causal_lm, load_text_tokenizer
+from common.models.hub_format import save_language_model
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import VQRAE_FOLDER, load_vqrae, vqrae_folder
 from common.models.weight_files import resolve_folder, state_sha256
@@ -50,9 +50,7 @@ class GeneratorFolder:
         hub = hub_fields(self.sampling, self.vocabulary.image_tokens)
         for name, value in hub.items():
             setattr(self.model.generation_config, name, value)
-        with obeying_umask(folder):
-            self.model.save_pretrained(folder)
-            self.text_tokenizer.save_pretrained(folder)
+        save_language_model(folder, self.model, self.text_tokenizer)
         write_sampling(Path(folder), self.sampling, self.origin)
         self.vqrae.save_pretrained(Path(folder) / VQRAE_FOLDER)
 

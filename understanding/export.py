@@ -20,12 +20,13 @@ from transformers import GenerationConfig, LlavaProcessor
 
 from common import dist
 from common.files import whole_folder, write_json
+from common.models.hub_format import restate_config, save_processor, tower_tensors
 from common.models.vision_encoder import VisionEncoder
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
 from understanding.objective import LanguageSide
 from understanding.sizes import numel
 from understanding.templates import template_of
-from understanding.weights import exported_names
+from understanding.weights import TOWER, exported_names
 
 SHARD_BYTES = 4 * 2**30
 """Of one file, which is as much as rank 0 holds at a time."""
@@ -60,14 +61,14 @@ def export_model(
         _Part(names[name], numel(parameters[0]), partial(_whole, parameters, scale, dtype))
         for name, parameters, scale in merged_parameters(side)
     ]
-    for name, tensor in tower.model.state_dict().items():
+    for name, tensor in tower_tensors(tower.model).items():
         fetch = partial(_whole, [tensor], 0.0, dtype)
-        parts.append(_Part(names[f"model.vision_tower.{name}"], tensor.numel(), fetch))
+        parts.append(_Part(TOWER + name, tensor.numel(), fetch))
     with _one_folder(folder) as unfinished:
         _write_weights(unfinished, parts, dtype.itemsize, shard_bytes)
         if dist.is_main():
             _write_configs(unfinished, side, dtype, processor)
-            processor.save_pretrained(unfinished)
+            save_processor(unfinished, processor)
 
 
 def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
@@ -160,6 +161,7 @@ def _write_configs(folder: Path, side: LanguageSide, dtype: torch.dtype, process
     for part in (config, config.text_config, config.vision_config):
         part.dtype = str(dtype).removeprefix("torch.")
     config.save_pretrained(folder)
+    restate_config(folder)
     text_tokenizer = processor.tokenizer
     ends = {text_tokenizer.eos_token_id}
     template = template_of(processor.chat_template)

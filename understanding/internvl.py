@@ -5,7 +5,8 @@
 
 insert writes a copy of INTERNVL, a folder or hub id of an `InternVLForConditionalGeneration` of any size (such as
 OpenGVLab/InternVL3-8B-hf), whose vision tower is the encoder of VQRAE. Nothing else changes: only the files that hold
-the tower are written anew, in the precision they had. extract takes INTERNVL's own tower as a plain folder, for
+the tower are written anew, in the precision they had, and what a config.json of transformers 5 says in its own way is
+said as on the hub too. extract takes INTERNVL's own tower as a plain folder, for
 `model.encoder.source` of a tokenizer recipe; it reads the original InternVL and InternViT checkpoints too.
 """
 
@@ -69,6 +70,7 @@ def insert(vqrae: str, internvl: str, output: Path) -> None:
         UserError: `output` is there already; no InternVL; a tower of another architecture, or normalised otherwise;
             weights of another kind than safetensors.
     """
+    from common.models.hub_format import restate_config
     from common.models.vqrae_loading import load_tower
     from common.models.weight_files import check_model_type, resolve_folder, weight_files
 
@@ -95,6 +97,7 @@ def insert(vqrae: str, internvl: str, output: Path) -> None:
         for path, keys in held.items():
             if keys:
                 _rewrite(path, unfinished / path.name, {key: weights[_tower_name(key)] for key in keys})
+        restate_config(unfinished)
     print(f"{output}: {internvl} with the encoder of {vqrae}")
 
 

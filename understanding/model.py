@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from common.errors import UserError, refusing
+from common.models.hub_format import tower_config
 from common.models.strict_loading import config_of
 from understanding.config import ModelConfig
 from understanding.tower import only_siglip
@@ -46,7 +47,7 @@ def llava_config(
     Reads the last hidden state of all patches: exactly what the quantizer reads (decision 1).
     """
     return LlavaConfig(
-        vision_config=_without_provenance(tower),
+        vision_config=_without_provenance(tower_config(tower)),
         text_config={**_without_provenance(text), "vocab_size": vocabulary},
         image_token_index=image_token_id,
         image_seq_length=image_tokens,

@@ -12,7 +12,8 @@ from understanding.config import Architecture
 
 
 def load_tower(source: str, architecture: Architecture, attn_implementation: str = "sdpa") -> VisionEncoder:
-    """The frozen tower in float32: the encoder of a VQRAE, or a plain SigLIP tower (also inside a LLaVA folder).
+    """The frozen tower in float32, without a pooling head: the encoder of a VQRAE, or a plain SigLIP tower (also
+    inside a LLaVA folder).
 
     Args:
         source: a folder or a hub id.
@@ -24,6 +25,7 @@ def load_tower(source: str, architecture: Architecture, attn_implementation: str
     encoder = vqrae_loading.load_tower(source, architecture, attn_implementation)
     if encoder.model_type != SiglipVisionConfig.model_type:
         raise UserError(f"{source}: model_type: {only_siglip(encoder.model_type)}")
+    encoder.drop_head()
     return encoder.requires_grad_(False).eval()
 
 

@@ -24,13 +24,14 @@ from common.models.weight_files import StoredTensor, read_config_json, resolve_f
 from understanding.model import check_language_model, skeleton
 
 PROJECTOR, LANGUAGE_MODEL, HEAD = "model.multi_modal_projector.", "model.language_model.", "lm_head.weight"
-TOWERS: tuple[str, ...] = ("vision_tower.", "model.vision_tower.")
+TOWER = "vision_tower."
+TOWERS: tuple[str, ...] = (TOWER, f"model.{TOWER}")
 # Computed, not learned; Vicuna's files of 2023 hold them.
 COMPUTED = ".rotary_emb.inv_freq"
 
 
 def exported_names(config: LlavaConfig) -> dict[str, str]:
-    """Name of each tensor in the model -> its name in a file that `save_pretrained` writes, tower included.
+    """Name of each tensor in the model, the tower's left out -> its name in a file, as the hub has it.
 
     Raises:
         UserError: a language model whose tensors are not stored one by one (a mixture of experts).
@@ -43,7 +44,7 @@ def exported_names(config: LlavaConfig) -> dict[str, str]:
             f"model_type: {config.text_config.model_type!r}: its weights are merged when they are loaded; "
             "choose a language model without experts"
         )
-    return {name: written[id(tensor)] for name, tensor in state.items()}
+    return {name: written[id(tensor)] for name, tensor in state.items() if not name.startswith(TOWERS)}
 
 
 class Source:

@@ -23,7 +23,14 @@ from common.models.weight_files import read_config_json, resolve_folder, stored_
 log = logging.getLogger(__name__)
 
 # Where a tower may stand inside a checkpoint; the longest that fits a key wins.
-PREFIXES = ("model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower.", "vision_model.", "")
+PREFIXES = (
+    "model.vision_tower.vision_model.",
+    "model.vision_tower.",
+    "vision_tower.vision_model.",
+    "vision_tower.",
+    "vision_model.",
+    "",
+)
 
 
 def load_encoder(

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.internvl.modeling_internvl import InternVLVisionEncoder
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
-from common.files import obeying_umask
+from common.models.hub_format import save_tower, tower_config
 
 Grid = tuple[int, int]
 
@@ -104,6 +104,9 @@ class VisionEncoder(nn.Module):
         for parameter in self.unread_parameters():
             parameter.requires_grad_(False)
 
+    def drop_head(self) -> None:
+        """Forget a head behind all features that are read; nothing that is computed changes."""
+
     @staticmethod
     def layers(config: PreTrainedConfig) -> nn.Module:
         """The family's transformer layers alone, (B, N, D) -> .last_hidden_state (B, N, D)."""
@@ -115,9 +118,7 @@ class VisionEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tower as a plain folder of its own class, with its image processor beside it."""
-        with obeying_umask(folder):
-            self.model.save_pretrained(folder)
-            self.image_processor().save_pretrained(folder)
+        save_tower(folder, self.model, self.image_processor())
 
 
 class SiglipVisionEncoder(VisionEncoder):
@@ -135,6 +136,11 @@ class SiglipVisionEncoder(VisionEncoder):
     def unread_parameters(self) -> list[nn.Parameter]:
         head = self.model.head.parameters() if self.model.use_head else []
         return [*self.model.post_layernorm.parameters(), *head]
+
+    def drop_head(self) -> None:
+        if self.model.use_head:
+            del self.model.head
+            self.model.use_head, self.model.config = False, tower_config(self.model.config)
 
     @staticmethod
     def layers(config: PreTrainedConfig) -> nn.Module:

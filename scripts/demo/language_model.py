@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from common.config import load_config
 from common.errors import UserError, run_cli
-from common.files import obeying_umask
 from scripts.demo.command import world_parser
 from scripts.demo.learning import has_bfloat16, learn
 from scripts.demo.text_tokenizer import learn_tokens
@@ -81,6 +80,7 @@ def main() -> None:
 
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from common.models.hub_format import save_language_model
     from understanding.config import UnderstandingConfig
 
     stated = dict(load_config(UnderstandingConfig, options.recipe).model.language_model.architecture)
@@ -97,9 +97,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_config(config)
     texts = [[*ids, end] for ids in text_tokenizer(captions).input_ids]
     loss = train(model, texts, options.steps, options.seed)
-    with obeying_umask(options.out):
-        model.save_pretrained(options.out)
-        text_tokenizer.save_pretrained(options.out)
+    save_language_model(options.out, model, text_tokenizer)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.out}: {size / 1e6:.2f} M parameters, {loss:.2f} nats a token of a caption")
 

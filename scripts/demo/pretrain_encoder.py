@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError, run_cli
-from common.files import obeying_umask
 from scripts.demo.command import world_parser
 from scripts.demo.contrastive import build_model, retrieval_accuracy, train
 from scripts.demo.contrastive_views import GRID
@@ -32,26 +31,13 @@ if TYPE_CHECKING:
 FITTED_ON = 2000  # training images for the probe
 
 
-def save_vision_part(model: SiglipModel, folder: Path, image_size: int) -> None:
+def save_vision_part(model: SiglipModel, folder: Path) -> None:
     """A plain `SiglipVisionModel` folder with its image processor's configuration."""
-    from transformers import SiglipVisionModel
+    from common.models.vision_encoder import SiglipVisionEncoder
 
-    vision = SiglipVisionModel(model.config.vision_config)
-    vision.load_state_dict(model.vision_model.state_dict())
-    with obeying_umask(folder):
-        vision.save_pretrained(folder)
-    processor = {
-        "image_processor_type": "SiglipImageProcessor",
-        "size": {"height": image_size, "width": image_size},
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+    encoder = SiglipVisionEncoder(model.config.vision_config)
+    encoder.model.load_state_dict(model.vision_model.state_dict())
+    encoder.save_pretrained(folder)
 
 
 def main() -> None:
@@ -79,7 +65,7 @@ def main() -> None:
     steps = (options.window_steps, options.steps)
     loss = train(model, world, steps=steps, lr=options.lr, seed=options.seed, bf16=bf16)
     seconds = time.perf_counter() - start
-    save_vision_part(model, options.out, image_size)
+    save_vision_part(model, options.out)
 
     def features(pixels: Tensor) -> Tensor:
         return model.vision_model(pixels * 2 - 1, output_hidden_states=True).hidden_states[-1]

@@ -140,7 +140,7 @@ def test_pretraining_learns_and_saves_a_plain_vision_model(world_folder: Path, t
         assert np.isfinite(loss)
         weights.append(model.vision_model.embeddings.patch_embedding.weight.detach().clone())
     assert torch.equal(*weights)
-    save_vision_part(model, tmp_path, 32)
+    save_vision_part(model, tmp_path)
     loaded = SiglipVisionModel.from_pretrained(tmp_path).eval()
     expected = model.vision_model(images, output_hidden_states=True).hidden_states[-1]
     actual = loaded(images, output_hidden_states=True).hidden_states[-1]

@@ -103,3 +103,12 @@ def test_the_plan_of_vicuna_7b() -> None:
     assert f"ZeRO-0         {sixteen:6.1f} GiB" in page
     shard = 16 * trained / 8 / 2**30 + 2 * 427_888_064 / 2**30
     assert f"ZeRO-3         {shard:6.1f} GiB  <- this recipe" in page and shard < 80
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft"])
+def test_the_demo_can_be_served_on_a_cpu(stage: str) -> None:
+    """vLLM's attention there takes heads of 32 and more."""
+    stated = load_config(
+        UnderstandingConfig, RECIPES / f"demo_{stage}.yaml"
+    ).model.language_model.architecture
+    assert stated["head_dim"] >= 32 and stated["num_attention_heads"] == 4

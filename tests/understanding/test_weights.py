@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, LlavaForConditionalGeneration
 
 from common.errors import UserError
 from understanding import assemble
@@ -122,21 +122,47 @@ def test_fine_tuning_starts_where_pretraining_ended(shelf: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_are_named_as_transformers_names_them(shelf: Path, tmp_path: Path, kind: str) -> None:
+def test_files_are_named_as_the_hub_names_them(shelf: Path, tmp_path: Path, kind: str) -> None:
     side, tower, processor = parts(shelf, kind)
     export_model(tmp_path / "ours", side, tower, processor)
     LlavaForConditionalGeneration.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
-    assert set(ours) == set(theirs) and set(ours) <= set(exported_names(side.config).values())
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("ours", "theirs")]
-    assert configs[0] == configs[1]
+    # What was read by the hub's names is written back under them.
+    assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    towers = {name for name in ours if name.startswith("vision_tower.vision_model.")}
+    assert towers and set(ours) - towers <= set(exported_names(side.config).values())
+    configs = [AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("ours", "theirs")]
+    assert configs[0] == {**configs[1], "_name_or_path": configs[0].get("_name_or_path")}
     generation = json.loads((tmp_path / "ours" / "generation_config.json").read_text())
     ends = processor.tokenizer.convert_tokens_to_ids(["</s>" if kind == "llama" else "<|im_end|>"])
     assert generation["eos_token_id"] == ends and generation["suppress_tokens"] == [
         side.config.image_token_id
     ]
     assert generation["pad_token_id"] == processor.tokenizer.pad_token_id
+
+
+def test_an_export_is_what_the_readers_of_hub_folders_expect(shelf: Path, tmp_path: Path) -> None:
+    side, tower, processor = parts(shelf, "qwen3")
+    export_model(tmp_path, side, tower, processor)
+
+    def stated(name: str) -> dict[str, Any]:
+        return json.loads((tmp_path / name).read_text())
+
+    config = stated("config.json")
+    assert config["architectures"] == ["LlavaForConditionalGeneration"]
+    assert config["text_config"]["architectures"] == ["Qwen3ForCausalLM"]
+    assert config["text_config"]["rope_theta"] == 10000.0
+    assert config["vision_config"]["architectures"] == ["SiglipVisionModel"]
+    assert config["vision_config"]["vision_use_head"] is False
+    assert not any(".head." in name for name in load_file(tmp_path / "model.safetensors"))
+    assert stated("preprocessor_config.json")["image_processor_type"].endswith("ImageProcessorFast")
+    assert "image_processor" not in stated("processor_config.json")
+    assert stated("tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert stated("tokenizer_config.json")["padding_side"] == "left"
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert loaded.tokenizer.padding_side == "left" and loaded.chat_template == processor.chat_template
+    assert type(loaded.image_processor) is type(processor.image_processor)
+    assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
 
 
 def test_a_failed_export_leaves_what_was_there(shelf: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -146,7 +172,7 @@ def test_a_failed_export_leaves_what_was_there(shelf: Path, tmp_path: Path, monk
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(processor, "save_pretrained", full)
+    monkeypatch.setattr(processor.image_processor, "save_pretrained", full)
     with pytest.raises(UserError, match=r"model: cannot be written: No space left"):
         export_model(tmp_path / "model", side, tower, processor)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
