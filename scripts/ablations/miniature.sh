@@ -2,13 +2,14 @@
 # the fields that a laptop wants; nothing where a recipe is given.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 miniature=()
 case " $* " in
-    *" --recipe"* | *" -h "* | *" --help "*) ;;
+    *" -h "* | *" --help "*) ;;
+    *" --recipe"*) bash scripts/setup.sh ;;
     *)
+        bash scripts/setup.sh
         source scripts/precision.sh
         miniature+=("engine.precision=$precision")
         [ -d runs/demo/world ] || python -m scripts.demo.make_world --out runs/demo/world
