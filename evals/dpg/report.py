@@ -52,19 +52,9 @@ def report(
         for name, tiles in given.items()
     }
     found, dropped = scores(chosen, answers, scoring)
-    lines = []
-    for item in chosen:
-        whole = not orphans(item)
-        record = {
-            "item_id": item.name,
-            "prompt": item.text,
-            "score": item_score(item, answers[item.name]) if whole else None,
-            "answers": given[item.name],
-            "counted": [cascade(item, tile) for tile in answers[item.name]] if whole else None,
-        }
-        lines.append(json.dumps(record) + "\n")
     (output / "results.json").unlink(missing_ok=True)
-    write_text(output / "verdicts.jsonl", "".join(lines))
+    verdicts = (_verdict(item, given[item.name], answers[item.name]) for item in chosen)
+    write_text(output / "verdicts.jsonl", "".join(json.dumps(verdict) + "\n" for verdict in verdicts))
     undecided, note = check_judge(given, f"{output / 'verdicts.jsonl'}: judge {judge['name']}")
     target = find("dpg_bench", None)
     incomparable = target.incomparable if target is not None and scoring == "official" else {}
@@ -91,6 +81,17 @@ def report(
     if dropped:
         notes.append(f"dropped by the official rule, as the original does: {', '.join(dropped)}")
     finish(output, results, notes)
+
+
+def _verdict(item: Item, given: list[dict[int, str]], answers: list[dict[int, bool]]) -> dict[str, Any]:
+    whole = not orphans(item)
+    return {
+        "item_id": item.name,
+        "prompt": item.text,
+        "score": item_score(item, answers) if whole else None,
+        "answers": given,
+        "counted": [cascade(item, tile) for tile in answers] if whole else None,
+    }
 
 
 def check_judge(given: Given, where: str) -> tuple[dict[str, int], str]:
