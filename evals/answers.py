@@ -81,7 +81,7 @@ def model_digest(folder: Path, weights_sha256: str) -> str:
     """Of weights and of the small files beside them: configs, text tokenizer, chat template, preprocessing."""
     digest = hashlib.sha256(weights_sha256.encode())
     for path in sorted(folder.iterdir()):
-        if path.suffix in {".json", ".jinja", ".model", ".txt"}:
+        if path.suffix in {".json", ".jinja", ".model", ".txt", ".yaml"}:
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -100,6 +100,8 @@ def missing_row(results: Results) -> list[str]:
 
 
 def _why_not(results: Results, target: Target, score: str) -> str | None:
+    if score in target.incomparable.get("scores", ()):
+        return f"{', '.join(target.incomparable['scores'])}: {target.incomparable['because']}"
     if results.partial:
         return "--limit left samples out"
     if not results.complete():

@@ -26,7 +26,6 @@ PACKAGES = (
     "pillow",
     "lmms-eval",
     "vlmeval",
-    "modelscope",
 )
 """Whose versions stand in a result, where installed."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FILE = Path(__file__).with_name("targets.yaml")
 
@@ -16,6 +18,8 @@ class Target:
     table: str
     protocol: str
     scores: dict[str, float]
+    incomparable: Mapping[str, Any] = field(default_factory=dict)
+    """`scores` that are never compared, and `because` of what."""
     samples: int | dict[str, int] | None = None
     """Behind every score, or behind each; None: whatever the protocol's complete set has."""
     fingerprints: dict[str, str] | str | None = None

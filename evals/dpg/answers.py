@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -58,17 +58,22 @@ def read_answers(judge: Judge, items: Sequence[Item], pictures: Path, folder: Pa
     return found
 
 
+def neither(given: Given) -> Counter[str]:
+    """How often what was answered that is neither `yes` nor `no`."""
+    said = Counter(answer for tiles in given.values() for tile in tiles for answer in tile.values())
+    return Counter({answer: count for answer, count in said.items() if answer not in ("yes", "no")})
+
+
 def _keyed(judge: Judge, item: Item, pictures: Path) -> Iterator[tuple[Image.Image, dict[int, str]]]:
     """The four pictures of a prompt, each with the keys of its questions' answers."""
     path = pictures / f"{item.name}.png"
     with refusing(path, CorruptImage, ValueError):
         parts = tiles(open_image(path))
-    model = json.dumps(dict(judge.identity), sort_keys=True)
     for tile in parts:
         yield (
             tile,
             {
-                number: answer_key(model, [tile], [{"role": "user", "content": question.text}], {})
+                number: answer_key(judge.key, [tile], [{"role": "user", "content": question.text}], {})
                 for number, question in item.questions.items()
             },
         )

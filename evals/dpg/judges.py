@@ -12,11 +12,13 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from common.errors import refusing
+from common.errors import UserError, refusing
 from common.models.weight_files import resolve_folder, weights_sha256
+from evals.answers import model_digest
+from evals.dpg.mplug.released import HOW, NAME, find, looks_like
 
-MPLUG = "damo/mplug_visual-question-answering_coco_large_en"
 INSTRUCTION = "Answer with yes or no."
+BLANK = 64  # px
 
 
 class Judge(Protocol):
@@ -27,33 +29,44 @@ class Judge(Protocol):
         """Whatever its answers follow from, as JSON."""
         ...
 
+    @property
+    def key(self) -> str:
+        """The same wherever its files are; answers are kept under it."""
+        ...
+
     def answer(self, picture: Image.Image, questions: Sequence[str]) -> list[str]: ...
 
 
-class Mplug:
-    """mPLUG large by modelscope, as the original asks it."""
+def open_judge(source: str, device: torch.device | str) -> Judge:
+    """The judge, and asked one question about a blank picture: so whatever is amiss with it shows here.
 
-    def __init__(self, device: torch.device | str) -> None:
-        with refusing(f"modelscope: {MPLUG}: cannot be loaded"):
-            from modelscope.pipelines import pipeline
-            from modelscope.utils.constant import Tasks
+    Args:
+        source: `mplug`, a folder of its files, or a chat model's folder or hub id.
 
-            self._pipeline = pipeline(Tasks.visual_question_answering, model=MPLUG, device=str(device))
-        self.identity = {"name": "mplug", "source": MPLUG}
+    Raises:
+        UserError: it is absent, damaged, or cannot answer.
+    """
+    folder = find() if source == "mplug" else Path(source)
+    if folder is None:
+        raise UserError(f"{NAME}: not there; {HOW}")
+    judge: Judge
+    if looks_like(folder):
+        from evals.dpg.mplug.judge import MplugJudge
 
-    def answer(self, picture: Image.Image, questions: Sequence[str]) -> list[str]:
-        answers = []
-        for question in questions:
-            text = self._pipeline({"image": picture, "question": question})["text"]
-            answers.append(text if isinstance(text, str) else str(text[0]))
-        return answers
+        judge = MplugJudge(folder, device)
+    else:
+        judge = ChatJudge.from_pretrained(source, device)
+    with refusing(f"{source}: cannot answer a question about a blank picture"):
+        judge.answer(Image.new("RGB", (BLANK, BLANK), "white"), ["Is this a picture?"])
+    return judge
 
 
 class ChatJudge:
     """A chat model with pictures (`AutoModelForImageTextToText`); the first word of its answer counts."""
 
-    def __init__(self, model: Any, processor: Any, identity: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, processor: Any, identity: Mapping[str, Any], digest: str) -> None:
         self._model, self._processor, self.identity = model, processor, identity
+        self.key = f"{digest} {model.dtype} {INSTRUCTION}"
 
     @classmethod
     def from_pretrained(cls, source: str, device: torch.device | str) -> ChatJudge:
@@ -66,14 +79,15 @@ class ChatJudge:
 
         folder = resolve_folder(source)
         model, processor = load_with_processor(folder, "a chat model", device)
+        weights = weights_sha256(folder)
         identity = {
             "name": Path(source).name if Path(source).is_dir() else source,
             "source": source,
-            "weights_sha256": weights_sha256(folder),
+            "weights_sha256": weights,
             "instruction": INSTRUCTION,
             "dtype": str(model.dtype),
         }
-        return cls(model, processor, identity)
+        return cls(model, processor, identity, model_digest(folder, weights))
 
     def answer(self, picture: Image.Image, questions: Sequence[str]) -> list[str]:
         """Greedy; lower case, without what stands around the word."""

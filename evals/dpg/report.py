@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from common import dist
+from common.errors import UserError
 from common.files import write_text
-from evals.dpg.answers import Given
-from evals.dpg.judges import MPLUG
+from evals.dpg.answers import Given, neither
+from evals.dpg.mplug.released import NAME
 from evals.dpg.rules import Item, Mode, blob_of, cascade, is_official, item_score, orphans, scores
 from evals.drawing import Origin
 from evals.result_table import finish
 from evals.results import Results
+from evals.targets import find
 
 OFFICIAL_ITEMS = 1065
+NEITHER = 0.05  # of the answers at most, or the judge is none
 
 
 def report(
@@ -40,24 +43,21 @@ def report(
         csv: the file of questions, and `source` where it comes from.
         judge: the identity of who answered.
         origin: of the pictures.
+
+    Raises:
+        UserError: the judge is refused, see `check_judge`; only the verdicts are written then.
     """
     answers = {
         name: [{number: answer == "yes" for number, answer in tile.items()} for tile in tiles]
         for name, tiles in given.items()
     }
     found, dropped = scores(chosen, answers, scoring)
-    lines = []
-    for item in chosen:
-        whole = not orphans(item)
-        record = {
-            "item_id": item.name,
-            "prompt": item.text,
-            "score": item_score(item, answers[item.name]) if whole else None,
-            "answers": given[item.name],
-            "counted": [cascade(item, tile) for tile in answers[item.name]] if whole else None,
-        }
-        lines.append(json.dumps(record) + "\n")
-    write_text(output / "verdicts.jsonl", "".join(lines))
+    (output / "results.json").unlink(missing_ok=True)
+    verdicts = (_verdict(item, given[item.name], answers[item.name]) for item in chosen)
+    write_text(output / "verdicts.jsonl", "".join(json.dumps(verdict) + "\n" for verdict in verdicts))
+    undecided, note = check_judge(given, f"{output / 'verdicts.jsonl'}: judge {judge['name']}")
+    target = find("dpg_bench", None)
+    incomparable = target.incomparable if target is not None and scoring == "official" else {}
     results = Results(
         benchmark="dpg_bench",
         protocol=protocol(scoring, judge, len(items), is_official(csv.read_bytes())),
@@ -71,10 +71,43 @@ def report(
         seconds=round(seconds, 1),
         processes=dist.world(),
         fingerprints=blob_of(csv.read_bytes())[:16],
-        details={"dropped_by_the_official_rule": dropped},
+        details={
+            "dropped_by_the_official_rule": dropped,
+            "neither_yes_nor_no": undecided,
+            "incomparable": dict(incomparable),
+        },
     )
-    notes = [f"dropped by the official rule, as the original does: {', '.join(dropped)}"] if dropped else []
+    notes = [note]
+    if dropped:
+        notes.append(f"dropped by the official rule, as the original does: {', '.join(dropped)}")
     finish(output, results, notes)
+
+
+def _verdict(item: Item, given: list[dict[int, str]], answers: list[dict[int, bool]]) -> dict[str, Any]:
+    whole = not orphans(item)
+    return {
+        "item_id": item.name,
+        "prompt": item.text,
+        "score": item_score(item, answers) if whole else None,
+        "answers": given,
+        "counted": [cascade(item, tile) for tile in answers] if whole else None,
+    }
+
+
+def check_judge(given: Given, where: str) -> tuple[dict[str, int], str]:
+    """How many answers there are, and how many are neither yes nor no and so count as no; and that in a line.
+
+    Raises:
+        UserError: more than `NEITHER` of them.
+    """
+    answers = sum(len(tile) for tiles in given.values() for tile in tiles)
+    found = neither(given)
+    count = found.total()
+    often = ", ".join(f"{answer[:40]!r} ({times})" for answer, times in found.most_common(3))
+    said = f"{count} of {answers} answers are neither yes nor no" + (f", such as {often}" if often else "")
+    if count > NEITHER * answers:
+        raise UserError(f"{where}: {said}; over {NEITHER:.0%} it is no judge of yes and no")
+    return {"answers": answers, "neither": count}, f"{said}; they count as no" if count else said
 
 
 def protocol(scoring: str, judge: Mapping[str, Any], items: int, official_csv: bool) -> str:
@@ -82,7 +115,7 @@ def protocol(scoring: str, judge: Mapping[str, Any], items: int, official_csv: b
     differences = []
     if scoring != "official":
         differences.append(f"{scoring} scoring")
-    if judge["source"] != MPLUG:  # a folder may bear any name
+    if judge["source"] != NAME:  # a folder may bear any name
         differences.append(f"judge {judge['name']}")
     if items != OFFICIAL_ITEMS:
         differences.append(f"{items} prompts")

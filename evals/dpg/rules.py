@@ -6,8 +6,8 @@ which make sense only if others are answered yes: their parents. Two ways to sco
 - `official` reproduces the original, its faults included (ELLA issues 60 and 61). The first row of the CSV is dropped.
   Categories look at the last of the four pictures only, and at its answers before the parents count. A prompt with a
   parent that is not there drops out (in silence there, listed here): so may the first one, whose first row was dropped.
-- `fixed` reads all rows, takes categories from all pictures after the parents count, and refuses a parent that is not
-  there.
+- `fixed` reads all rows, in whatever order they stand, lets parents count before their children, takes categories from
+  all pictures after that, and refuses a parent that is not there and questions that hang on one another in a circle.
 
 In both, a picture that is missing is an error.
 """
@@ -19,6 +19,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +47,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt with its questions by their numbers, in the order of the CSV."""
+    """A prompt with its questions by their numbers, in the order in which they count."""
 
     name: str
     text: str
@@ -57,8 +58,9 @@ def read_items(path: Path, mode: Mode) -> list[Item]:
     """All prompts of the CSV, in its order.
 
     Raises:
-        UserError: it cannot be read, a column is missing or a field is not what it should be; a prompt's rows do not
-            stand together; with `fixed`, also a question that stands there twice, or a parent that is not there.
+        UserError: it cannot be read, a column is missing or a field is not what it should be; with `official`, a
+            prompt's rows do not stand together; with `fixed`, a question stands there twice, a prompt has two texts, a
+            parent is not there, or questions hang on one another in a circle.
     """
     rows = _rows(path)[1 if mode == "official" else 0 :]
     questions: dict[str, dict[int, Question]] = {}
@@ -66,10 +68,11 @@ def read_items(path: Path, mode: Mode) -> list[Item]:
     last = None
     for number, row in rows:
         where, name = f"{path}: row {number}", row["item_id"]
-        if name != last and name in questions:
+        if mode == "official" and name != last and name in questions:
             raise UserError(f"{where}: item_id: the rows of {name!r} do not stand together")
         known = questions.setdefault(name, {})
-        texts.setdefault(name, row["text"])
+        if texts.setdefault(name, row["text"]) != row["text"] and mode == "fixed":
+            raise UserError(f"{where}: text: {name!r} has another one in the rows before")
         with refusing(f"{where}: proposition_id, dependency", ValueError):
             question_number = int(row["proposition_id"])
             parents = tuple(int(part) for part in row["dependency"].split(",") if int(part) != 0)
@@ -79,11 +82,10 @@ def read_items(path: Path, mode: Mode) -> list[Item]:
         known[question_number] = Question(row["question_natural_language"], category, parents)
         last = name
     items = [Item(name, texts[name], found) for name, found in questions.items()]
-    if mode == "fixed":
-        for item in items:
-            if strays := orphans(item):
-                raise UserError(f"{path}: dependency: {item.name!r}: no question {strays[0]}")
-    return items
+    if mode == "official":
+        return items
+    with refusing(path, UserError):
+        return [_parents_first(item) for item in items]
 
 
 def is_official(content: bytes) -> bool:
@@ -102,11 +104,28 @@ def orphans(item: Item) -> list[int]:
     return sorted(named - set(item.questions))
 
 
+def _parents_first(item: Item) -> Item:
+    """The item with every question behind those that it hangs on, else in the order of their numbers.
+
+    Raises:
+        UserError: a parent is not there, or there is no such order.
+    """
+    if strays := orphans(item):
+        raise UserError(f"dependency: {item.name!r}: no question {strays[0]}")
+    hanging = {number: sorted(item.questions[number].parents) for number in sorted(item.questions)}
+    try:
+        order = list(TopologicalSorter(hanging).static_order())
+    except CycleError as error:
+        circle = ", ".join(map(str, error.args[1]))
+        raise UserError(f"dependency: {item.name!r}: questions hang on one another: {circle}") from error
+    return Item(item.name, item.text, {number: item.questions[number] for number in order})
+
+
 def cascade(item: Item, answers: Answers) -> dict[int, bool]:
     """The answers of one picture after the parents count: a child of a parent that is no, is no.
 
-    Question after question in the order of the CSV, in place: so a no goes down to grandchildren, if each stands behind
-    its parent, as they do in the official set.
+    Question after question in the item's order, in place: so a no goes down to grandchildren, if each stands behind its
+    parent. `fixed` sees to that; in the original's order, that of the CSV, they do in the official set.
     """
     scores = {number: answers[number] for number in item.questions}
     for number, question in item.questions.items():

@@ -4,8 +4,9 @@
     bash evals/run_dpg_bench.sh --pictures GRIDS  ask about pictures that are there already
     GPUS=8 bash evals/run_dpg_bench.sh MODEL      the same scores, sooner
 
-A model that sees answers the questions of the CSV: the original's mPLUG large, by modelscope (which asks for
-further packages of its own), or with --judge any chat model of the hub, whose figures are labelled and not comparable.
+A model that sees answers the questions of the CSV: the original's mPLUG large, from its released files, or with --judge
+any chat model of the hub, whose figures are labelled and not comparable. It is opened, and asked a question, before
+anything is drawn; one that answers too often with neither yes nor no is refused.
 Both ways to score, `official` and `fixed`, are described in evals/dpg/rules.py.
 
 --limit takes prompts at even distances from the whole set. DIR receives pictures/ (one PNG a prompt, its four pictures
@@ -27,6 +28,7 @@ from evals.command import spread
 
 if TYPE_CHECKING:
     from evals.dpg.rules import Item
+    from evals.preflight import Need
 
 LAYOUT = "ITEM_ID.png, 2 x 2 pictures each, as the original's"
 CSV_URL = "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv"
@@ -47,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--judge",
         default="mplug",
         metavar="MODEL",
-        help="mplug, or a chat model's folder or hub id (default: mplug)",
+        help="mplug, a folder of its files, or a chat model's folder or hub id (default: mplug)",
     )
     return options
 
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     from common import dist
     from evals.downloads import kept_at
     from evals.dpg.answers import ask_waiting, read_answers
-    from evals.dpg.judges import ChatJudge, Mplug
+    from evals.dpg.judges import open_judge
     from evals.dpg.rules import read_items
 
     start = time.time()
@@ -66,13 +68,11 @@ def main(argv: list[str] | None = None) -> None:
     path = arguments.csv or kept_at(CSV_URL)
     items = read_items(path, arguments.scoring)
     chosen = spread(items, arguments.limit)
+    judge = open_judge(arguments.judge, device)
     folder = arguments.pictures or _draw(arguments, chosen, items)
     for item in chosen:
         if not (folder / f"{item.name}.png").is_file():
             raise UserError(f"{folder / item.name}.png: missing: every prompt must have its pictures")
-    judge = (
-        Mplug(device) if arguments.judge == "mplug" else ChatJudge.from_pretrained(arguments.judge, device)
-    )
     ask_waiting(judge, chosen, folder, arguments.output / "answers")
     if dist.is_main():
         from evals.dpg.report import report
@@ -99,17 +99,27 @@ def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
     from evals import downloads
     from evals.dpg.rules import is_official
-    from evals.preflight import model, package, require
+    from evals.preflight import require
 
     needs = [drawing.need(arguments.model, arguments.pictures, LAYOUT)]
     if arguments.csv is None:
         needs.append(downloads.need(CSV_URL, is_official, "the official questions", "--csv"))
-    if arguments.judge == "mplug":
-        how = "uv pip install modelscope, which downloads damo/mplug_visual-question-answering_coco_large_en;"
-        needs.append(package("modelscope", f"{how}\nor --judge MODEL, whose figures are not comparable"))
-    else:
-        needs.append(model(arguments.judge, "the model that answers", "--judge"))
-    require("DPG-Bench", needs)
+    require("DPG-Bench", [*needs, _judge_need(arguments.judge)])
+
+
+def _judge_need(judge: str) -> Need:
+    from evals.dpg.mplug import released
+    from evals.preflight import Need, model
+
+    what = "the model that answers"
+    folder = released.find() if judge == "mplug" else Path(judge)
+    if folder is None:
+        others = "other models answer too, as --judge MODEL, but their figures are not comparable"
+        return Need(f"{what}: {released.NAME}", False, f"{released.HOW};\n{others}")
+    if released.looks_like(folder):
+        absent = released.absent(folder)
+        return Need(f"{what}: {', '.join(absent)} in {folder}", not absent, released.HOW)
+    return model(judge, what, "--judge")
 
 
 def _draw(arguments: argparse.Namespace, items: Sequence[Item], every: Sequence[Item]) -> Path:

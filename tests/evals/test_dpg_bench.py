@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,20 @@ import tiny
 import tiny_generator
 from PIL import Image
 from tiny_chat import write_chat_model
+from tiny_mplug import write_mplug
 
 from common.errors import UserError
 from evals.dpg import judges as dpg_judges
 from evals.dpg import run as dpg_bench
 from evals.dpg.answers import ask_waiting, read_answers
 from evals.dpg.judges import ChatJudge, grid_of, tiles
-from evals.dpg.report import protocol
+from evals.dpg.mplug import released
+from evals.dpg.mplug.judge import MplugJudge
+from evals.dpg.report import check_judge, protocol
 from evals.dpg.rules import cascade, item_score, read_items, scores
+from evals.result_table import compare
+from evals.results import Results
+from evals.targets import find
 
 HEADER = (
     "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,"
@@ -84,10 +89,24 @@ def test_a_no_goes_down_to_children_and_grandchildren(questions: Path, answers: 
     assert [cascade(item, said(answers)[0])] == said(counted)
 
 
-def test_a_child_that_stands_before_its_parent_sees_the_parents_answer_alone(questions: Path) -> None:
-    questions.write_text(HEADER + "a,t,,3,2,,,x - y (z),q\na,t,,2,1,,,x - y (z),q\na,t,,1,0,,,x - y (z),q\n")
-    (item,) = read_items(questions, "fixed")
-    assert cascade(item, {1: False, 2: True, 3: True}) == {1: False, 2: False, 3: True}
+def test_the_order_of_the_rows_changes_nothing(questions: Path) -> None:
+    answers = {"a": said("yyyy", "nyyy", "ynyy", "yyny"), "b": said("yy", "yn", "nn", "ny")}
+    expected, _ = scores(read_items(questions, "fixed"), answers, "fixed")
+    rows = ROWS.splitlines(keepends=True)
+    for seed in range(12):
+        np.random.default_rng(seed).shuffle(rows)  # rows of the two prompts mixed too
+        questions.write_text(HEADER + "".join(rows))
+        assert scores(read_items(questions, "fixed"), answers, "fixed")[0] == pytest.approx(expected)
+
+
+def test_the_original_lets_a_child_before_its_parent_see_the_parents_answer_alone(questions: Path) -> None:
+    dropped, shuffled = "0,,,1,0,,,x - y (z),dropped\n", ("3,2", "2,1", "1,0")
+    questions.write_text(
+        HEADER + dropped + "".join(f"a,t,,{numbers},,,x - y (z),q\n" for numbers in shuffled)
+    )
+    for mode, last in (("official", True), ("fixed", False)):
+        item = read_items(questions, mode)[-1]
+        assert cascade(item, {1: False, 2: True, 3: True}) == {1: False, 2: False, 3: last}
 
 
 def test_scores_of_both_ways(questions: Path) -> None:
@@ -141,13 +160,24 @@ def test_a_missing_picture_is_refused(questions: Path, mode: Any) -> None:
         (HEADER + "a,t,,1,x,,,x - y (z),q\n", "row 2: proposition_id, dependency"),
         (HEADER + "a,t,,1,7,,,x - y (z),q\n", "dependency: 'a': no question 7"),
         (HEADER + "a,t,,1,0,,,x - y (z),q\na,t,,1,0,,,x - y (z),q\n", "row 3: .*two questions 1"),
-        (HEADER + ROWS + "a,t,,5,0,,,x - y (z),q\n", "row 8: item_id: the rows of 'a' do not stand together"),
+        (HEADER + "a,t,,1,0,,,x - y (z),q\na,u,,2,0,,,x - y (z),q\n", "row 3: text: 'a' has another one"),
+        (HEADER + "a,t,,2,2,,,x - y (z),q\n", "dependency: 'a': questions hang on one another: 2, 2"),
+        (
+            HEADER + "b,t,,1,3,,,x - y (z),q\nb,t,,2,1,,,x - y (z),q\nb,t,,3,2,,,x - y (z),q\n",
+            "dependency: 'b': questions hang on one another: [123], [123], [123], [123]$",
+        ),
     ],
 )
 def test_a_damaged_csv_is_refused(questions: Path, text: str, reason: str) -> None:
     questions.write_text(text)
     with pytest.raises(UserError, match=f"dpg_bench.csv: {reason}"):
         read_items(questions, "fixed")
+
+
+def test_the_original_cannot_read_rows_of_a_prompt_that_stand_apart(questions: Path) -> None:
+    questions.write_text(HEADER + ROWS + "a,t,,5,0,,,x - y (z),q\n")
+    with pytest.raises(UserError, match="row 8: item_id: the rows of 'a' do not stand together"):
+        read_items(questions, "official")
 
 
 def test_tiles_stand_row_after_row() -> None:
@@ -164,7 +194,7 @@ def test_tiles_stand_row_after_row() -> None:
 
 
 def test_only_mplugs_official_figures_over_all_prompts_are_official() -> None:
-    mplug = {"name": "mplug", "source": dpg_judges.MPLUG}
+    mplug = {"name": "mplug", "source": released.NAME}
     assert protocol("official", mplug, 1065, True) == "official"
     assert protocol("official", mplug, 1065, False) == "other questions"
     assert protocol("official", {"name": "mplug", "source": "models/mplug"}, 1065, True) == "judge mplug"
@@ -176,6 +206,7 @@ class Looker:
     """Says yes where a tile's first pixel is bright; counts its questions."""
 
     identity = {"name": "looker"}
+    key = "looker"
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -208,83 +239,182 @@ def test_nothing_is_asked_twice(questions: Path, tmp_path: Path) -> None:
         read_answers(judge, items, tmp_path / "others", tmp_path / "answers")
 
 
-def test_the_command_judges_grids_with_mplugs_interface(
-    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def run(*words: object) -> dict[str, Any]:
+    """results.json of a run on the CPU; the last word is its folder."""
+    dpg_bench.main([*map(str, words[:-1]), "--device", "cpu", "--output", str(words[-1])])
+    return dict(json.loads((Path(str(words[-1])) / "results.json").read_text()))
+
+
+def test_the_command_judges_grids_with_mplug(
+    questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """modelscope is stood in for: its answer decides by the picture's brightness, and once is not exactly yes."""
-
-    def pipeline(task: str, model: str, device: str) -> Any:
-        assert (task, model) == ("visual-question-answering", dpg_judges.MPLUG)
-
-        def answer(inputs: dict[str, Any]) -> dict[str, str]:
-            level = np.asarray(inputs["image"]).mean()
-            return {"text": "yes" if level > 200 else "yes it is" if level > 100 else "no"}
-
-        return answer
-
-    for name, content in {
-        "modelscope": {},
-        "modelscope.pipelines": {"pipeline": pipeline},
-        "modelscope.utils": {},
-        "modelscope.utils.constant": {
-            "Tasks": types.SimpleNamespace(visual_question_answering="visual-question-answering")
-        },
-    }.items():
-        module = types.ModuleType(name)
-        module.__dict__.update(content)
-        module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
-        monkeypatch.setitem(sys.modules, name, module)
-    grids = write_grids(tmp_path / "grids", {"a": (255, 255, 0, 150), "b": (255, 0, 0, 0)})
-    options = ["--pictures", str(grids), "--csv", str(questions), "--device", "cpu", "--scoring", "fixed"]
-    dpg_bench.main([*options, "--output", str(tmp_path / "out")])
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    """One that says yes to dark pictures and no to bright ones, by its random weights."""
+    grids = write_grids(tmp_path / "grids", {"a": (0, 0, 255, 255), "b": (0, 255, 255, 255)})
+    mplug = write_mplug(tmp_path / "mplug", opinionated=True)
+    options = ["--pictures", grids, "--csv", questions, "--judge", mplug, "--scoring", "fixed"]
+    results = run(*options, tmp_path / "out")
     assert results["scores"]["overall"] == pytest.approx(100 * (0.5 + 0.25) / 2)
-    assert results["protocol"] == "fixed scoring, 2 prompts" and results["counts"] == {
-        "expected": 2,
-        "scored": 2,
-    }
+    assert results["protocol"] == "fixed scoring, judge mplug, 2 prompts"
+    assert results["counts"] == {"expected": 2, "scored": 2}
+    assert results["details"]["neither_yes_nor_no"] == {"answers": 4 * (4 + 2), "neither": 0}
+    assert "0 of 24 answers are neither yes nor no" in capsys.readouterr().out
+    # Answers are kept by what the judge is, not by where its files are.
+    kept = {path: path.read_text() for path in (tmp_path / "out" / "answers").iterdir()}
+    moved = mplug.rename(tmp_path / "moved")
+    run(*options[:-3], moved, "--scoring", "official", tmp_path / "out")
+    assert {path: path.read_text() for path in (tmp_path / "out" / "answers").iterdir()} == kept
     (grids / "b.png").unlink()
     with pytest.raises(UserError, match=r"b.png: missing: every prompt must have its pictures"):
-        dpg_bench.main([*options, "--output", str(tmp_path / "out")])
+        run(*options[:-3], moved, tmp_path / "out")
 
 
-def test_a_generators_pictures_are_judged_by_a_chat_model(questions: Path, tmp_path: Path) -> None:
+def test_a_generators_pictures_are_judged(questions: Path, tmp_path: Path) -> None:
     tiny_generator.write_generator(tmp_path / "model")
-    chat = write_chat_model(tiny.write_understanding_shelf(tmp_path / "shelf"), tmp_path / "chat")
-    options = [
-        "--csv",
-        str(questions),
-        "--judge",
-        str(chat),
-        "--device",
-        "cpu",
-        "--cfg-scale",
-        "1",
-        "--scoring",
-        "fixed",
-    ]
-    dpg_bench.main([str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--limit", "1", *options])
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    mplug = write_mplug(tmp_path / "mplug", opinionated=True)
+    options = ["--csv", questions, "--judge", mplug, "--cfg-scale", "1", "--scoring", "fixed"]
+    results = run(tmp_path / "model", "--limit", "1", *options, tmp_path / "out")
     assert results["partial"] and results["counts"] == {"expected": 1, "scored": 1}
-    assert results["protocol"] == "fixed scoring, judge chat, 2 prompts"
     (line,) = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
     answers = json.loads(line)["answers"]
-    judge = ChatJudge.from_pretrained(str(chat), "cpu")
     with Image.open(tmp_path / "out" / "pictures" / "a.png") as grid:
         assert grid.size == (32, 32)
         third = tiles(grid.convert("RGB"))[2]
+    judge = dpg_judges.open_judge(str(mplug), "cpu")
     assert judge.answer(third, ["Is the cat red?"]) == [answers[2]["2"]]
     # Pictures that are drawn anew make new grids.
     before = (tmp_path / "out" / "pictures" / "a.png").read_bytes()
     shutil.rmtree(tmp_path / "out" / "pictures" / "drawn")
-    again = [str(tmp_path / "model"), "--output", str(tmp_path / "out"), "--limit", "1", "--seed", "7"]
-    dpg_bench.main([*again, *options])
+    run(tmp_path / "model", "--limit", "1", "--seed", "7", *options, tmp_path / "out")
     assert (tmp_path / "out" / "pictures" / "a.png").read_bytes() != before
 
 
-def test_what_is_missing_stands_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_limit_and_another_judge_ask_and_draw_only_what_is_new(
+    questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_generator.write_generator(tmp_path / "model")
+    asked: list[int] = []
+    answer = MplugJudge.answer
+    monkeypatch.setattr(
+        MplugJudge,
+        "answer",
+        lambda self, picture, texts: asked.append(len(texts)) or answer(self, picture, texts),
+    )
+    mplug = write_mplug(tmp_path / "mplug", opinionated=True)
+    options = [
+        "--csv",
+        questions,
+        "--judge",
+        mplug,
+        "--cfg-scale",
+        "1",
+        "--scoring",
+        "fixed",
+        tmp_path / "out",
+    ]
+    run(tmp_path / "model", "--limit", "1", *options)
+    assert asked == [1, 4, 4, 4, 4]  # the blank picture, and four of prompt a
+    first = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pictures" / "drawn").glob("*_*.png")
+    }
+    run(tmp_path / "model", "--batch-size", "3", *options)
+    assert asked[5:] == [1, 2, 2, 2, 2]
+    assert len(first) == 4 and all(path.stat().st_mtime_ns == time for path, time in first.items())
+    (mplug / "tokenizer_config.json").write_text('{"do_lower_case": true}')  # another judge
+    run(tmp_path / "model", *options)
+    assert asked[10:] == [1, 4, 4, 4, 4, 2, 2, 2, 2]
+
+
+def test_a_judge_of_other_words_is_refused_and_its_words_are_kept(questions: Path, tmp_path: Path) -> None:
+    chat = write_chat_model(tiny.write_understanding_shelf(tmp_path / "shelf"), tmp_path / "chat")
+    grids = write_grids(tmp_path / "grids", {"a": (0, 0, 255, 255), "b": (0, 255, 255, 255)})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("of another judge")
+    with pytest.raises(
+        UserError,
+        match=r"verdicts.jsonl: judge chat: \d+ of 24 answers are neither yes nor no, such as '.*over 5%",
+    ):
+        run("--pictures", grids, "--csv", questions, "--judge", chat, "--scoring", "fixed", tmp_path / "out")
+    lines = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
+    with Image.open(grids / "b.png") as grid:
+        second = tiles(grid)[1]
+    said = ChatJudge.from_pretrained(str(chat), "cpu").answer(second, ["Is there a painting?"])
+    assert said == [json.loads(lines[1])["answers"][1]["2"]] and said[0] not in ("yes", "no")
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(("count", "refused"), [(0, False), (5, False), (6, True), (100, True)])
+def test_one_answer_in_twenty_may_be_neither(count: int, refused: bool) -> None:
+    answers = ["perhaps"] * count + ["yes", "no"] * 50
+    given = {"a": [dict(enumerate(answers[:25])), dict(enumerate(answers[25:100]))]}
+    if refused:
+        with pytest.raises(
+            UserError, match=f"judge x: {count} of 100 answers are neither yes nor no, such as 'perhaps'"
+        ):
+            check_judge(given, "judge x")
+    else:
+        counts, note = check_judge(given, "judge x")
+        assert counts == {"answers": 100, "neither": count} and note.startswith(
+            f"{count} of 100 answers are neither"
+        )
+
+
+@pytest.mark.parametrize("judge", ["mplug", "chat"])
+def test_a_judge_that_cannot_be_opened_is_refused_before_anything_is_drawn(
+    questions: Path, tmp_path: Path, judge: str
+) -> None:
+    tiny_generator.write_generator(tmp_path / "model")
+    if judge == "mplug":
+        (write_mplug(tmp_path / "judge") / "pytorch_model.bin").write_bytes(b"PK cut off")
+    else:
+        shutil.copytree(tmp_path / "model", tmp_path / "judge")  # a model, but of another kind
+    with pytest.raises(UserError, match="judge"):
+        run(tmp_path / "model", "--csv", questions, "--judge", tmp_path / "judge", tmp_path / "out")
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+def test_a_judge_is_asked_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(MplugJudge, "answer", broken)
+    with pytest.raises(UserError, match="cannot answer a question about a blank picture: out of memory"):
+        dpg_judges.open_judge(str(write_mplug(tmp_path / "mplug")), "cpu")
+
+
+def test_category_scores_of_the_original_are_never_compared(tmp_path: Path) -> None:
+    whole = Results(
+        benchmark="dpg_bench",
+        protocol="official",
+        scores={"overall": 80.0, "global": 80.0, "relation": 80.0},
+        expected=1065,
+        scored=1065,
+        partial=False,
+        settings={},
+        model={},
+        seconds=1,
+        processes=1,
+    )
+    target = find("dpg_bench", None)
+    if target is not None and (prints := getattr(target, "fingerprints", None)) is not None:
+        whole = dataclasses.replace(whole, fingerprints=prints)
+    compared = {row.score: row for row in compare(whole)}
+    assert compared["overall"].comparable and compared["overall"].paper == 86.67
+    for score in ("global", "relation"):
+        assert not compared[score].comparable and "ELLA issue 56" in str(compared[score].why_not)
+
+
+def test_what_is_missing_stands_on_one_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="missing"):
         dpg_bench.main(["--output", str(tmp_path), "--judge", "nobody/judge"])
     screen = capsys.readouterr().out
     for needed in ("MODEL", "TencentQQGYLab/ELLA", "nobody/judge"):
         assert needed in screen
+    with pytest.raises(UserError, match="missing"):
+        dpg_bench.main(["--output", str(tmp_path)])
+    assert f"modelscope download --model {released.NAME}" in capsys.readouterr().out
+    (write_mplug(tmp_path / "mplug") / "vocab.txt").unlink()
+    with pytest.raises(UserError, match=r"vocab\.txt in"):
+        dpg_bench.main(["--output", str(tmp_path), "--judge", str(tmp_path / "mplug")])

@@ -1,0 +1,1 @@
+"""Is our mPLUG modelscope's? Both on the same random weights."""
