@@ -10,7 +10,7 @@ from typing import Any
 from common import dist
 from common.files import write_text
 from evals.bootstrap import Interval, intervals
-from evals.drawing import Origin
+from evals.drawing import Origin, mixed
 from evals.fingerprint import fingerprint
 from evals.geneval.page import Judged, write_page
 from evals.geneval.prompts import OFFICIAL_SHA256, Prompt, sha256_of
@@ -73,6 +73,7 @@ def report(
     )
     low, high = spans["overall"]
     notes = [f"overall, 95% of resampled prompts: {low:.3f} to {high:.3f}; all pictures: {page}"]
+    notes += mixed(origin)
     if empty:
         notes.append(f"nothing at all was found in {empty} of {len(judged)} pictures; look at some of them")
     finish(output, results, notes)

@@ -23,7 +23,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.command import positive
 from common.errors import run_cli
@@ -31,7 +31,6 @@ from evals import drawing
 from evals.command import spread
 
 if TYPE_CHECKING:
-    from evals.detectors.detection import Detector
     from evals.geneval.prompts import Picture, Prompt
 
 LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
@@ -62,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     _preflight(arguments)
     from common import dist
+    from evals.detectors.opening import open_detector
     from evals.geneval.detections import check_vocabulary, detect_waiting, read_found
     from evals.geneval.prompts import find_pictures
     from evals.geneval.report import report
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = spread(prompts, arguments.limit)
     # What can fail at once comes before what takes long.
     there = find_pictures(arguments.pictures, chosen, arguments.n) if arguments.pictures else None
-    detector = _open_detector(arguments, device)
+    detector = open_detector(arguments.detector, arguments.clip, device)
     check_vocabulary(detector, chosen)
     folder = arguments.pictures or arguments.output / "pictures"
     pictures = _draw(arguments, chosen) if there is None else there
@@ -100,23 +100,14 @@ def main(argv: list[str] | None = None) -> None:
 def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
     from evals import downloads
-    from evals.detectors import original
+    from evals.detectors.opening import detector_needs
     from evals.geneval.prompts import OFFICIAL_URL, is_official
-    from evals.preflight import file, hub_files, require
+    from evals.preflight import require
 
     needs = [drawing.need(arguments.model, arguments.pictures, LAYOUT)]
+    needs += detector_needs(arguments.detector, arguments.clip)
     if arguments.prompts is None and arguments.pictures is None:
         needs.append(downloads.need(OFFICIAL_URL, is_official, "the official prompts", "--prompts"))
-    model = ("config.json", "model.safetensors")
-    if arguments.detector == "mask2former":
-        needs.append(original.need("--detector"))
-    elif arguments.detector.endswith(".pth"):
-        needs.append(file(arguments.detector, "the detector's weights", "or set --detector to another"))
-    elif arguments.detector != "world":
-        needs.append(hub_files(arguments.detector, model, "the detector's weights", "--detector"))
-    if arguments.detector != "world":
-        words = (*model, "preprocessor_config.json", "tokenizer.json")
-        needs.append(hub_files(arguments.clip, words, "the weights that name colours", "--clip"))
     require("GenEval", needs)
 
 
@@ -127,22 +118,6 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
     if arguments.prompts is None and arguments.pictures is not None:
         return described_prompts(arguments.pictures)
     return read_prompts(arguments.prompts or kept_at(OFFICIAL_URL))
-
-
-def _open_detector(arguments: argparse.Namespace, device: Any) -> Detector:
-    if arguments.detector == "world":
-        from evals.detectors.world import WorldDetector
-
-        return WorldDetector()
-    from evals.detectors import original
-    from evals.detectors.mask2former import Mask2FormerDetector
-
-    named = source = arguments.detector
-    if named == "mask2former":
-        source, named = str(original.folder()), original.URL
-    elif named.endswith(".pth"):
-        source = str(original.converted(Path(named)))
-    return Mask2FormerDetector.from_pretrained(source, arguments.clip, device, named)
 
 
 def _draw(arguments: argparse.Namespace, prompts: Sequence[Prompt]) -> list[Picture]:

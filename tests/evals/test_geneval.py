@@ -205,7 +205,9 @@ def test_a_trial_is_the_beginning_of_the_whole_run(
     found = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "detections").glob("*/*.json")}
     assert len(drawn) == len(found) == 3
     geneval.main([*call, "-n", "2", "--batch-size", "4"])
-    assert "13 pictures drawn, 3 were there" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "13 pictures drawn, 3 were there" in said
+    assert "pictures of several calls: 3 in batches of 3, 13 in batches of 4; roundings differ" in said
     assert all(path.read_bytes() == content for path, content in drawn.items())
     assert all(path.stat().st_mtime_ns == when for path, when in found.items())
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -224,6 +226,8 @@ def test_what_is_missing_stands_on_one_screen(tmp_path: Path, capsys: pytest.Cap
     for needed in ("MODEL", "djghosh13/geneval", "nobody/detector", "nobody/clip"):
         assert needed in screen
     assert len(screen.splitlines()) < 24
+    with pytest.raises(UserError, match=r"missing: .*the detector's weights: absent.pth"):
+        geneval.main(["--output", str(tmp_path), "--detector", "absent.pth"])
 
 
 def test_the_official_prompts_are_known_by_their_hash(photographs: Path) -> None:
