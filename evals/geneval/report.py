@@ -74,7 +74,7 @@ def report(
     low, high = spans["overall"]
     notes = [f"overall, 95% of resampled prompts: {low:.3f} to {high:.3f}; all pictures: {page}"]
     notes += mixed(origin)
-    if empty:
+    if 2 * empty > len(judged):
         notes.append(f"nothing at all was found in {empty} of {len(judged)} pictures; look at some of them")
     finish(output, results, notes)
 

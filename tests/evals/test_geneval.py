@@ -158,11 +158,14 @@ def test_a_torn_picture_is_named_before_any_is_looked_at(
 def test_pictures_in_which_nothing_is_found_are_counted(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in [*own.glob("*/samples/*.png")][:3]:
-        Image.new("RGB", (32, 32), (120, 120, 120)).save(path)
-    results = run(own, tmp_path)
-    assert results["details"]["pictures_without_objects"] == 3
-    assert "nothing at all was found in 3 of 16 pictures" in capsys.readouterr().out
+    blank = Image.new("RGB", (32, 32), (120, 120, 120))
+    for count, worth_a_line in ((3, False), (16, True)):
+        for path in [*own.glob("*/samples/*.png")][:count]:
+            blank.save(path)
+        results = run(own, tmp_path)
+        assert results["details"]["pictures_without_objects"] == count
+        said = capsys.readouterr().out
+        assert (f"nothing at all was found in {count} of 16 pictures" in said) == worth_a_line
 
 
 def test_what_a_generator_draws_is_judged(pictures: Path, tmp_path: Path) -> None:
