@@ -121,3 +121,14 @@ def find_origin(folder: Path, model: str | None, files: Iterable[Path], record: 
     source = model or settings.get("model") or str(folder)
     model_facts = {"source": source, "weights_sha256": settings.get("weights_sha256")}
     return Origin(model=model_facts, drawing=settings)
+
+
+def mixed(origin: Origin) -> list[str]:
+    """A line to print where pictures were drawn in batches of several sizes."""
+    sizes = origin.drawing.get("batch_sizes", {})
+    if len(sizes) < 2 or origin.drawing.get("deterministic"):
+        return []
+    told = ", ".join(f"{count} in batches of {size}" for size, count in sizes.items())
+    return [
+        f"pictures of several calls: {told}; roundings differ, in bfloat16 visibly (--deterministic: not)"
+    ]

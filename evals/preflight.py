@@ -122,7 +122,14 @@ def hub_answers() -> bool:
     """Whether the Hugging Face hub (or its mirror, HF_ENDPOINT) can be reached; False at once when offline."""
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT)
+    return not is_offline() and answers(constants.ENDPOINT)
+
+
+def is_offline() -> bool:
+    """Whether the user has said so, by HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @cache

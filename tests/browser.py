@@ -34,6 +34,7 @@ class Browser:
     """One page at a time; `with Browser() as browser`."""
 
     def __init__(self) -> None:
+        chromium = executable()
         to_browser, self._to = os.pipe()
         self._from, from_browser = os.pipe()
 
@@ -46,7 +47,7 @@ class Browser:
         switches = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         switches += ["--disable-dev-shm-usage", "--disable-background-networking", "--remote-debugging-pipe"]
         self._process = subprocess.Popen(
-            [executable(), *switches, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [chromium, *switches, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=(3, 4), preexec_fn=place,
         )  # fmt: skip
         os.close(to_browser)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.models.strict_loading import load_strictly
 from common.models.weight_files import resolve_folder, weights_sha256
 from evals.detectors.clip_colors import COLORS, ColorNamer
@@ -16,10 +17,7 @@ from evals.detectors.coco_classes import CLASSES
 from evals.detectors.detection import Detection
 from evals.detectors.mask2former_instances import instances, mask_logits_at
 from evals.detectors.mask2former_pixels import Prepare, as_mmdetection, as_transformers
-
-# mmdetection names its files by the first eight digits of their SHA-256: the original's detector, as published for its
-# versions 2 and 3.
-ORIGINAL_CHECKPOINTS = ("743b7d99", "c9d0c4f2")
+from evals.detectors.original import CHECKPOINTS
 
 
 class Mask2FormerDetector:
@@ -32,8 +30,13 @@ class Mask2FormerDetector:
         self._color, self.identity = color, identity
 
     @classmethod
-    def from_pretrained(cls, detector: str, clip: str, device: torch.device | str) -> Mask2FormerDetector:
-        """Both networks, each a local folder or a hub id.
+    def from_pretrained(
+        cls, detector: str, clip: str, device: torch.device | str, source: str | None = None
+    ) -> Mask2FormerDetector:
+        """Both networks, each a local folder or a hub id. They have looked at a blank picture when this returns.
+
+        Args:
+            source: the detector's name for the record; None: `detector`.
 
         Raises:
             UserError: one of them is absent, of another kind, damaged, or the detector has other classes than COCO's.
@@ -51,17 +54,24 @@ class Mask2FormerDetector:
         converted = getattr(model.config, "mmdet_sha256", None)
         identity = {
             "name": "mask2former",
-            "source": detector,
+            "source": source or detector,
             "weights_sha256": weights_sha256(folder),
             "mmdet_sha256": converted,
-            "original_weights": bool(converted) and str(converted).startswith(ORIGINAL_CHECKPOINTS),
+            "original_weights": bool(converted) and str(converted).startswith(CHECKPOINTS),
             "prepared_as": "mmdetection" if converted else "transformers",
             "clip": clip,
             "clip_sha256": weights_sha256(clip_folder),
             "clip_precision": "float16" if torch.device(device).type == "cuda" else "float32",
         }
         prepare = as_mmdetection if converted else as_transformers(folder)
-        return cls(model.to(device), prepare, ColorNamer.from_folder(clip_folder, device), identity)
+        color = ColorNamer.from_folder(clip_folder, device)
+        opened = cls(model.to(device), prepare, color, identity)
+        blank = Image.new("RGB", (64, 48))
+        with refusing(f"{folder}: the detector cannot look at a picture"):
+            opened.detect(blank)
+        with refusing(f"{clip_folder}: CLIP cannot name a colour"):
+            color(blank, np.ones((48, 64), bool), (0, 0, 64, 48), CLASSES[0])
+        return opened
 
     def detect(self, picture: Image.Image) -> list[Detection]:
         """All instances in an RGB picture; their colours are found when they are asked for."""

@@ -164,7 +164,7 @@ def by_neighbour(tensor: Tensor) -> Tensor:
 
 
 def save_converted(checkpoint: Path, folder: Path, config: Mask2FormerConfig | None = None) -> None:
-    """Write `checkpoint` as a folder that `--mask2former` takes.
+    """Write `checkpoint` as a folder that `--detector` takes.
 
     Args:
         config: of the detector; None: the original's, Swin-S with COCO's 80 classes.
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to write")
     arguments = parser.parse_args(argv)
     save_converted(arguments.checkpoint, arguments.folder)
-    print(f"wrote {arguments.folder}; evals/geneval/run.py takes it as --mask2former")
+    print(f"wrote {arguments.folder}; evals/geneval/run.py takes it as --detector")
 
 
 if __name__ == "__main__":

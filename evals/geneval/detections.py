@@ -118,7 +118,9 @@ def _with_colors(picture: Picture, detections: Sequence[Detection]) -> list[Dete
 def _key(detector: Detector, picture: Picture) -> dict[str, Any]:
     with refusing(f"{picture.path}: cannot be read", OSError):
         sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
-    key = {"picture_sha256": sha256, "prompt": picture.prompt.metadata, "detector": detector.identity}
+    # Weights have their hashes; where they lie changes nothing.
+    same = {name: value for name, value in detector.identity.items() if name not in ("source", "clip")}
+    key = {"picture_sha256": sha256, "prompt": picture.prompt.metadata, "detector": same}
     return dict(json.loads(json.dumps(key)))
 
 

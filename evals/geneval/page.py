@@ -29,7 +29,8 @@ UNSURE = (
 
 STYLE = """
 body { font: 14px system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
-h2 { margin: 1.5em 0 .3em } h2 a { font-size: 12px; font-weight: normal } h3 { font-size: 1em; margin: 1em 0 .3em }
+h2 { margin: 1.5em 0 .3em; scroll-margin-top: 3em } h2 a { font-size: 12px; font-weight: normal }
+h3 { font-size: 1em; margin: 1em 0 .3em }
 h1 { overflow-wrap: anywhere }
 table { border-collapse: collapse } td, th { padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd }
 #show { position: sticky; top: 0; z-index: 1; padding: .5em 0; background: #fff }

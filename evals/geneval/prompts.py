@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from common.errors import UserError, refusing
 from common.files import write_text
 from common.text import checked, read_lines
@@ -78,10 +80,10 @@ def described_prompts(pictures: Path) -> list[Prompt]:
 
 
 def find_pictures(folder: Path, prompts: Sequence[Prompt], per_prompt: int) -> list[Picture]:
-    """Exactly `per_prompt` pictures of each prompt.
+    """Exactly `per_prompt` pictures of each prompt, each of them whole.
 
     Raises:
-        UserError: there are fewer or more, or a `metadata.jsonl` beside them states another prompt.
+        UserError: there are fewer or more, one is damaged, or a `metadata.jsonl` beside them states another prompt.
     """
     found = []
     for prompt in prompts:
@@ -94,6 +96,9 @@ def find_pictures(folder: Path, prompts: Sequence[Prompt], per_prompt: int) -> l
             raise UserError(
                 f"{place / 'samples'}: expected {per_prompt} pictures NNNN.png (-n), found {len(files)}"
             )
+        for path in files:
+            with refusing(f"{path}: not an image"), Image.open(path) as picture:
+                picture.verify()  # checksums: much sooner than decoding, and before a detector has looked for hours
         found += [Picture(prompt, image, path) for image, path in enumerate(files)]
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from common import dist
 from common.files import write_text
 from evals.bootstrap import Interval, intervals
-from evals.drawing import Origin
+from evals.drawing import Origin, mixed
 from evals.fingerprint import fingerprint
 from evals.geneval.page import Judged, write_page
 from evals.geneval.prompts import OFFICIAL_SHA256, Prompt, sha256_of
@@ -19,7 +19,8 @@ from evals.result_table import finish
 from evals.results import Results
 
 OFFICIAL_PICTURES = 4
-OFFICIAL_CLIP = "openai/clip-vit-large-patch14"
+# Of model.safetensors of openai/clip-vit-large-patch14 on the hub, wherever a copy lies.
+OFFICIAL_CLIP_SHA256 = "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
 
 
 def report(
@@ -49,6 +50,7 @@ def report(
     partial = gaps or len(chosen) < len(prompts)
     scores, spans = score(judged, per_prompt, whole=prompt_hash == OFFICIAL_SHA256 and not partial)
     write_verdicts(output / "verdicts.jsonl", judged)
+    empty = sum(not verdict.kept for _, _, verdict in judged)
     page = output / "page.html"
     write_page(page, f"GenEval: {origin.model['source']}", scores, spans, judged)
     results = Results(
@@ -64,12 +66,17 @@ def report(
         seconds=round(seconds, 1),
         processes=dist.world(),
         fingerprints=fingerprint([one.text for one in prompts]),
-        details={"intervals_95": {name: list(span) for name, span in spans.items()}},
+        details={
+            "intervals_95": {name: list(span) for name, span in spans.items()},
+            "pictures_without_objects": empty,
+        },
     )
     low, high = spans["overall"]
-    finish(
-        output, results, [f"overall, 95% of resampled prompts: {low:.3f} to {high:.3f}; all pictures: {page}"]
-    )
+    notes = [f"overall, 95% of resampled prompts: {low:.3f} to {high:.3f}; all pictures: {page}"]
+    notes += mixed(origin)
+    if 2 * empty > len(judged):
+        notes.append(f"nothing at all was found in {empty} of {len(judged)} pictures; look at some of them")
+    finish(output, results, notes)
 
 
 def score(
@@ -104,7 +111,7 @@ def protocol(detector: Mapping[str, Any], prompts_sha256: str, per_prompt: int) 
         differences.append(f"{per_prompt} pictures a prompt")
     if not detector.get("original_weights"):
         differences.append(f"detector {detector['name']}")
-    elif detector.get("clip") != OFFICIAL_CLIP:
+    elif detector.get("clip_sha256") != OFFICIAL_CLIP_SHA256:
         differences.append(f"colours by {detector.get('clip')}")
     return ", ".join(differences) or "official"
 

@@ -6,10 +6,11 @@
 
 The rules are the original's to the letter (djghosh13/geneval); its environment is not needed. Detectors:
 
-    mask2former  COCO's 80 classes, by transformers; colours by CLIP ViT-L/14. The protocol is `official` with weights
-                 converted from the original's checkpoint (by evals.detectors.mmdet_keys), and bears another name with
-                 others; the default ones may not be used commercially (CC BY-NC).
+    mask2former  the original's, of mmdetection: downloaded once and converted; offline, give the file as --detector
     world        exact, for the shapes of the miniature world of scripts/demo
+    PATH         a checkpoint of mmdetection's (.pth), or a Mask2Former of transformers: a folder or hub id
+
+The last two bear their name in the protocol, and are not compared with the paper. Colours are CLIP ViT-L/14's.
 
 --limit takes prompts at even distances from the whole set. DIR receives pictures/ (in the original's layout),
 detections/ (so that a call that was stopped goes on), results.json, verdicts.jsonl (a line a picture, with the
@@ -22,7 +23,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common.command import positive
 from common.errors import run_cli
@@ -30,12 +31,10 @@ from evals import drawing
 from evals.command import spread
 
 if TYPE_CHECKING:
-    from evals.detectors.detection import Detector
     from evals.geneval.prompts import Picture, Prompt
 
 LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
-DETECTORS = ("mask2former", "world")
-MASK2FORMER, CLIP = "facebook/mask2former-swin-small-coco-instance", "openai/clip-vit-large-patch14"
+CLIP = "openai/clip-vit-large-patch14"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,9 +45,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "-n", type=positive, default=4, metavar="N", help="pictures of each prompt (default: 4)"
     )
-    options.add_argument("--detector", choices=DETECTORS, default="mask2former", help="default: mask2former")
     options.add_argument(
-        "--mask2former", default=MASK2FORMER, metavar="MODEL", help="folder or hub id (default: %(default)s)"
+        "--detector",
+        default="mask2former",
+        metavar="DETECTOR",
+        help="mask2former, world, or PATH (default: %(default)s)",
     )
     options.add_argument(
         "--clip", default=CLIP, metavar="MODEL", help="folder or hub id (default: %(default)s)"
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     _preflight(arguments)
     from common import dist
+    from evals.detectors.opening import open_detector
     from evals.geneval.detections import check_vocabulary, detect_waiting, read_found
     from evals.geneval.prompts import find_pictures
     from evals.geneval.report import report
@@ -69,10 +71,12 @@ def main(argv: list[str] | None = None) -> None:
     device = dist.start_process(arguments.device)
     prompts = _prompts(arguments)
     chosen = spread(prompts, arguments.limit)
-    detector = _open_detector(arguments, device)
+    # What can fail at once comes before what takes long.
+    there = find_pictures(arguments.pictures, chosen, arguments.n) if arguments.pictures else None
+    detector = open_detector(arguments.detector, arguments.clip, device)
     check_vocabulary(detector, chosen)
     folder = arguments.pictures or arguments.output / "pictures"
-    pictures = find_pictures(folder, chosen, arguments.n) if arguments.pictures else _draw(arguments, chosen)
+    pictures = _draw(arguments, chosen) if there is None else there
     detect_waiting(detector, pictures, arguments.output / "detections")
     if dist.is_main():
         found = read_found(detector, pictures, arguments.output / "detections")
@@ -96,17 +100,14 @@ def main(argv: list[str] | None = None) -> None:
 def _preflight(arguments: argparse.Namespace) -> None:
     """Everything that is missing, at once and before anything is loaded; raises `UserError` if anything is."""
     from evals import downloads
+    from evals.detectors.opening import detector_needs
     from evals.geneval.prompts import OFFICIAL_URL, is_official
-    from evals.preflight import hub_files, require
+    from evals.preflight import require
 
     needs = [drawing.need(arguments.model, arguments.pictures, LAYOUT)]
+    needs += detector_needs(arguments.detector, arguments.clip)
     if arguments.prompts is None and arguments.pictures is None:
         needs.append(downloads.need(OFFICIAL_URL, is_official, "the official prompts", "--prompts"))
-    if arguments.detector == "mask2former":
-        model = ("config.json", "model.safetensors")
-        needs.append(hub_files(arguments.mask2former, model, "the detector's weights", "--mask2former"))
-        words = (*model, "preprocessor_config.json", "tokenizer.json")
-        needs.append(hub_files(arguments.clip, words, "the weights that name colours", "--clip"))
     require("GenEval", needs)
 
 
@@ -117,16 +118,6 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
     if arguments.prompts is None and arguments.pictures is not None:
         return described_prompts(arguments.pictures)
     return read_prompts(arguments.prompts or kept_at(OFFICIAL_URL))
-
-
-def _open_detector(arguments: argparse.Namespace, device: Any) -> Detector:
-    if arguments.detector == "world":
-        from evals.detectors.world import WorldDetector
-
-        return WorldDetector()
-    from evals.detectors.mask2former import Mask2FormerDetector
-
-    return Mask2FormerDetector.from_pretrained(arguments.mask2former, arguments.clip, device)
 
 
 def _draw(arguments: argparse.Namespace, prompts: Sequence[Prompt]) -> list[Picture]:

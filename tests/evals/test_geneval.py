@@ -83,7 +83,7 @@ def test_a_wrong_picture_fails_alone_and_says_why(own: Path, tmp_path: Path) -> 
     ]
     assert failed["tag"] == "counting" and "found 0" in failed["reason"]
     page = (tmp_path / "page.html").read_text()
-    assert page.count('<figure class="failed">') == 1 and "found 0" in page
+    assert page.count('<figure class="failed">') == 1 and "asked for, 0 found" in page
     low, high = results["details"]["intervals_95"]["overall"]
     assert low < results["scores"]["overall"] < high
 
@@ -124,8 +124,7 @@ def test_pictures_that_are_not_as_stated_are_refused(own: Path, tmp_path: Path) 
     (own / "00001" / "samples" / "0000.png").unlink()
     with pytest.raises(UserError, match=r"00001/samples: expected 2 pictures NNNN.png \(-n\), found 1"):
         run(own, tmp_path / "out")
-    shutil.copy(own / "00000" / "metadata.jsonl", own / "00001")
-    (own / "00002" / "samples" / "0000.png").write_bytes(b"no picture")
+    shutil.copy(own / "00001" / "samples" / "0001.png", own / "00001" / "samples" / "0000.png")
     stated[0]["include"][0]["class"] = "dog"
     (own / "00000" / "metadata.jsonl").write_text(json.dumps(stated[0]))
     with pytest.raises(UserError, match="prompt 0: class: the detector world does not know 'dog'"):
@@ -142,6 +141,31 @@ def test_a_picture_that_cannot_be_read_is_named(own: Path, tmp_path: Path) -> No
     Image.new("RGB", (32, 24)).save(own / "00002" / "samples" / "0000.png")
     with pytest.raises(UserError, match=r"00002/samples/0000.png: .*expected \(3, S, S\)"):
         run(own, tmp_path / "out")
+
+
+def test_a_torn_picture_is_named_before_any_is_looked_at(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(world.WorldDetector, "detect", lambda _, picture: looked.append(picture) or [])
+    last = own / "00007" / "samples" / "0001.png"
+    last.write_bytes(last.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"00007/samples/0001.png: not an image: "):
+        run(own, tmp_path / "out")
+    assert not looked
+
+
+def test_pictures_in_which_nothing_is_found_are_counted(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank = Image.new("RGB", (32, 32), (120, 120, 120))
+    for count, worth_a_line in ((3, False), (16, True)):
+        for path in [*own.glob("*/samples/*.png")][:count]:
+            blank.save(path)
+        results = run(own, tmp_path)
+        assert results["details"]["pictures_without_objects"] == count
+        said = capsys.readouterr().out
+        assert (f"nothing at all was found in {count} of 16 pictures" in said) == worth_a_line
 
 
 def test_what_a_generator_draws_is_judged(pictures: Path, tmp_path: Path) -> None:
@@ -184,7 +208,9 @@ def test_a_trial_is_the_beginning_of_the_whole_run(
     found = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "detections").glob("*/*.json")}
     assert len(drawn) == len(found) == 3
     geneval.main([*call, "-n", "2", "--batch-size", "4"])
-    assert "13 pictures drawn, 3 were there" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "13 pictures drawn, 3 were there" in said
+    assert "pictures of several calls: 3 in batches of 3, 13 in batches of 4; roundings differ" in said
     assert all(path.read_bytes() == content for path, content in drawn.items())
     assert all(path.stat().st_mtime_ns == when for path, when in found.items())
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -198,11 +224,13 @@ def test_a_trial_is_the_beginning_of_the_whole_run(
 
 def test_what_is_missing_stands_on_one_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="missing"):
-        geneval.main(["--output", str(tmp_path), "--mask2former", "nobody/detector", "--clip", "nobody/clip"])
+        geneval.main(["--output", str(tmp_path), "--detector", "nobody/detector", "--clip", "nobody/clip"])
     screen = capsys.readouterr().out
     for needed in ("MODEL", "djghosh13/geneval", "nobody/detector", "nobody/clip"):
         assert needed in screen
     assert len(screen.splitlines()) < 24
+    with pytest.raises(UserError, match=r"missing: .*the detector's weights: absent.pth"):
+        geneval.main(["--output", str(tmp_path), "--detector", "absent.pth"])
 
 
 def test_the_official_prompts_are_known_by_their_hash(photographs: Path) -> None:

@@ -120,6 +120,15 @@ def test_links_filters_and_thumbnails(browser: Browser, tmp_path: Path) -> None:
     inner = [link for link in links if link.startswith("#")]
     assert "#tag-position" in inner and "#scores" in inner
     assert all(browser.run(f"!!document.getElementById({link[1:]!r})") for link in inner)
+    browser.open(
+        page, 1200, 300
+    )  # where a link leads, the heading is seen, and not under what stays at the top
+    browser.run("location.hash = '#tag-position'")
+    top, bar = (
+        browser.run(f"document.querySelector('{one}').getBoundingClientRect().{edge}")
+        for one, edge in (("h2", "top"), ("#show", "bottom"))
+    )
+    assert browser.run("scrollY") > 0 and bar <= top < 200
     full = browser.run("[...document.querySelectorAll('figure a')].map(one => one.pathname)")
     assert len(full) == len(SIZES) and all("pictures%20%23%201/0000" in path for path in full)
     natural = [figure["natural"] for figure in browser.run(GEOMETRY)]

@@ -1,0 +1,53 @@
+"""Detectors by the names that a command line gives them: what they need, and opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.detectors import original
+from evals.preflight import Need, file, hub_files
+
+if TYPE_CHECKING:
+    import torch
+
+    from evals.detectors.detection import Detector
+
+ORIGINAL, WORLD = "mask2former", "world"
+
+
+def detector_needs(name: str, clip: str) -> list[Need]:
+    """For preflight.
+
+    Args:
+        name: `mask2former`, the original's; `world`; or a checkpoint of mmdetection's, a folder or a hub id.
+        clip: folder or hub id of what names colours.
+    """
+    if name == WORLD:
+        return []
+    model = ("config.json", "model.safetensors")
+    words = (*model, "preprocessor_config.json", "tokenizer.json")
+    colors = hub_files(clip, words, "the weights that name colours", "--clip")
+    if name == ORIGINAL:
+        return [original.need("--detector"), colors]
+    if name.endswith(".pth"):
+        return [file(name, "the detector's weights", "set --detector to mmdetection's checkpoint"), colors]
+    return [hub_files(name, model, "the detector's weights", "--detector"), colors]
+
+
+def open_detector(name: str, clip: str, device: torch.device | str) -> Detector:
+    """A detector that can look at pictures; arguments as of `detector_needs`.
+
+    Raises:
+        UserError: it cannot be had, is damaged, or is none.
+    """
+    if name == WORLD:
+        from evals.detectors.world import WorldDetector
+
+        return WorldDetector()
+    from evals.detectors.mask2former import Mask2FormerDetector
+
+    if name == ORIGINAL:
+        return Mask2FormerDetector.from_pretrained(str(original.folder()), clip, device, original.URL)
+    folder = str(original.converted(Path(name))) if name.endswith(".pth") else name
+    return Mask2FormerDetector.from_pretrained(folder, clip, device, name)
