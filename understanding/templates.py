@@ -10,6 +10,7 @@ which not every tokenizer puts behind a special token; `gap` is what brings it a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 IMAGE_TOKEN = "<image>"
@@ -167,6 +168,11 @@ class Template:
     def text(self, gap: str) -> str:
         """The chat template that a model carries; `gap` as above."""
         return f"{{%- set gap = '{gap}' -%}}\n{self.jinja}"
+
+
+def without_gap(chat_template: str) -> str:
+    """A model's chat template, so that it writes the texts that LLaVA's own code writes; another's stays as it is."""
+    return re.sub(r"^\{%- set gap = ' ' -%\}", "{%- set gap = '' -%}", chat_template)
 
 
 def template_of(text: str | None) -> Template | None:

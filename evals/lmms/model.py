@@ -30,6 +30,7 @@ from evals.fingerprint import PROMPTS
 from evals.lmms.requests import Question, read_request, render, settings_of
 from understanding.chat import load
 from understanding.decoding import Decoding
+from understanding.templates import without_gap
 
 PATIENCE = timedelta(days=1)  # that a process waits for the slowest
 
@@ -102,11 +103,12 @@ class VqraeChat(lmms):
     def rendered(self, request: Instance, documents: Mapping[str, Any]) -> list[Any]:
         """What reaches the model: the text without its first token, the pictures, and how the answer is written.
 
-        The first token is left to the text tokenizer by some and written by the template by others.
+        The first token is left to the text tokenizer by some and written by the template by others, and so is what
+        brings about the tokens that LLaVA gets by encoding texts apart (see `understanding/templates.py`).
         """
-        question = read_request(request, documents)
-        text = render(self.chat.processor, question)
-        bos = self.chat.processor.tokenizer.bos_token
+        question, processor = read_request(request, documents), self.chat.processor
+        text = render(processor, question, without_gap(processor.chat_template))
+        bos = processor.tokenizer.bos_token
         if bos and text.startswith(bos):
             text = text.removeprefix(bos).removeprefix(" ")
         return [text, [picture_digest(picture) for picture in question.pictures], question.settings]

@@ -99,13 +99,16 @@ def settings_of(asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def render(processor: Any, question: Question) -> str:
+def render(processor: Any, question: Question, chat_template: str | None = None) -> str:
     """The question's text as the model reads it, `<image>` where pictures stand.
+
+    Args:
+        chat_template: in place of the processor's.
 
     Raises:
         UserError: the model's chat template does not take it.
     """
-    settings = {"add_generation_prompt": True, "tokenize": False}
+    settings = {"add_generation_prompt": True, "tokenize": False, "chat_template": chat_template}
     with refusing("a question does not fit the model's chat template"):
         try:
             text = processor.apply_chat_template(question.turns, **settings)

@@ -1,6 +1,6 @@
-"""Our checkpoints as models of VLMEvalKit; imported in its environment only.
+"""Our checkpoints as models of VLMEvalKit, in whose own environment this runs.
 
-Which prompts a benchmark gets depends in VLMEvalKit on the model's class. So these are its own LLaVA and InternVL
+What prompt a benchmark gets depends in VLMEvalKit on the model's class. So these are its own LLaVA and InternVL
 classes, with their prompts, around checkpoints that transformers reads without code of the checkpoint's own.
 
 VLMEvalKit switches gradients off and seeds torch when it is imported: keep it out of any training.
@@ -8,96 +8,102 @@ VLMEvalKit switches gradients off and seeds torch when it is imported: keep it o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from vlmeval.config import supported_VLM
 from vlmeval.vlm import InternVLChat, LLaVA
 from vlmeval.vlm.base import BaseModel
 from vlmeval.vlm.internvl.utils import reorganize_prompt
 
 from common.data.images import open_image
+from common.errors import refusing
 from common.models.weight_files import resolve_folder
+from evals.vlmeval.cut_answers import CutAnswers, Message
+from evals.vlmeval.internvl import Checkpoint
 from understanding.chat import load
 from understanding.loading import load_with_processor
 from understanding.templates import IMAGE_TOKEN
 
-LENGTH = 1024  # tokens of an answer at most
+LLAVA_LENGTH = 1024  # tokens of an answer at most
+INTERNVL_LENGTH = 4096  # as the class has it
 
 
 class LlavaStyle(LLaVA):
-    """A LLaVA of transformers, such as understanding/train.py exports."""
+    """A LLaVA of transformers, such as understanding/train.py exports; asked by its own chat template."""
 
     INTERLEAVE = True
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, cut: CutAnswers) -> None:
         BaseModel.__init__(self)
-        self.chat_model = load(source, _device())
+        self.chat_model, self.cut = load(source, _device()), cut
 
-    def generate_inner(self, message: Sequence[dict[str, str]], dataset: str | None = None) -> str:
+    def generate_inner(self, message: Message, dataset: str | None = None) -> str:
         pictures = [open_image(Path(part["value"])) for part in message if part["type"] == "image"]
         # A placeholder of the data set's own would count as one of ours.
         text = "\n".join(part["value"].replace(IMAGE_TOKEN, "") for part in message if part["type"] == "text")
         question = {"role": "user", "content": text.strip()}
-        return self.chat_model.answer([(pictures, [question])], max_new_tokens=LENGTH)[0]
+        answer = self.chat_model.answer([(pictures, [question])], max_new_tokens=LLAVA_LENGTH)[0]
+        # An end that was reached is no token of the text.
+        if (
+            len(self.chat_model.processor.tokenizer(answer, add_special_tokens=False).input_ids)
+            >= LLAVA_LENGTH
+        ):
+            self.cut.add(message, dataset)
+        return answer
 
 
 class InternVLStyle(InternVLChat):
-    """An InternVL of transformers (-hf), such as understanding/internvl.py writes."""
+    """An InternVL of transformers (-hf), such as understanding/internvl.py writes.
 
-    def __init__(self, source: str) -> None:
+    Args:
+        cut: where cut answers are noted. None: nothing is answered, and `model.heard` keeps what would be asked.
+    """
+
+    def __init__(self, source: str, cut: CutAnswers | None) -> None:
         BaseModel.__init__(self)
-        self.model, self.processor = load_with_processor(
-            resolve_folder(source), "an InternVL model", _device(), gpu_dtype=torch.bfloat16
-        )
-        # What the prompts of the class look at: plain ones, without reasoning.
+        folder = resolve_folder(source)
+        if cut is None:
+            from transformers import AutoProcessor
+
+            self.device, model = torch.device("cpu"), None
+            with refusing(f"{folder}: cannot be loaded as an InternVL model"):
+                processor = AutoProcessor.from_pretrained(folder)
+        else:
+            self.device = _device()
+            model, processor = load_with_processor(
+                folder, "an InternVL model", self.device, gpu_dtype=torch.bfloat16
+            )
+        self.model, self.tokenizer = Checkpoint(model, processor, source), processor.tokenizer
+        self.cut = cut
+        # The class as its InternVL3 entries have it: no reasoning, one answer, its own prompts.
+        self.version, self.system_prompt, self.best_of_n = "V2.0", None, 1
         self._use_custom_prompt, self.use_mpo_prompt, self.use_cot = True, False, False
+        self.use_lmdeploy, self.use_postprocess = False, False
         self.cot_prompt, self.screen_parse = None, True
-        self.kwargs: dict[str, Any] = {"max_new_tokens": LENGTH}
+        self.kwargs: dict[str, Any] = {"do_sample": False, "max_new_tokens": INTERNVL_LENGTH, "top_p": None}
 
-    def generate_inner(self, message: Sequence[dict[str, str]], dataset: str | None = None) -> str:
-        pictures = [open_image(Path(part["value"])) for part in message if part["type"] == "image"]
-        # As the class does: its first picture is enlarged before tiling.
-        if pictures and "MMMU" in (dataset or ""):
-            width, height = pictures[0].size
-            pictures[0] = pictures[0].resize((2 * width, 2 * height), Image.Resampling.BILINEAR)
-        self.set_max_num(dataset)
-        tiles = max(1, min(self.max_num, self.total_max_num // max(1, len(pictures))))
-        prompt = reorganize_prompt(message, len(pictures), dataset=dataset)
-        turn = {"role": "user", "content": _parts(prompt, len(pictures))}
-        text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-        inputs = self.processor(
-            text=[text],
-            images=pictures or None,
-            return_tensors="pt",
-            **({"crop_to_patches": True, "min_patches": 1, "max_patches": tiles} if pictures else {}),
-        ).to(self.model.device, self.model.dtype)
-        with torch.inference_mode():
-            ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.kwargs["max_new_tokens"])
-        written = ids[:, inputs["input_ids"].shape[1] :]
-        return self.processor.batch_decode(written, skip_special_tokens=True)[0].strip()
+    def generate_inner(self, message: Message, dataset: str | None = None) -> str:
+        if any(part["type"] == "image" for part in message):
+            answer = super().generate_inner(message, dataset)
+        else:  # the class divides by the number of pictures
+            question = reorganize_prompt(message, 0, dataset=dataset)
+            answer = self.model.chat(self.tokenizer, None, question, dict(self.kwargs))
+        if self.cut is not None and self.model.cut:
+            self.cut.add(message, dataset)
+        return str(answer)
 
 
-def register(name: str, source: str, model_type: str) -> None:
+def register(name: str, source: str, model_type: str, cut: CutAnswers) -> None:
     """Enter the checkpoint at `source` among VLMEvalKit's models.
 
     Args:
         model_type: of its config.json, `llava` or `internvl`.
     """
-    supported_VLM[name] = partial({"llava": LlavaStyle, "internvl": InternVLStyle}[model_type], source)
-
-
-def _parts(prompt: str, pictures: int) -> list[dict[str, str]]:
-    """The prompt in the words of a chat template, which writes a line break behind each picture itself."""
-    first, *others = prompt.split(IMAGE_TOKEN, pictures)
-    parts = [{"type": "text", "text": first}] if first else []
-    for text in others:
-        parts += [{"type": "image"}, {"type": "text", "text": text.removeprefix("\n")}]
-    return parts
+    style = {"llava": LlavaStyle, "internvl": InternVLStyle}[model_type]
+    supported_VLM[name] = partial(style, source, cut)
 
 
 def _device() -> torch.device:

@@ -112,9 +112,11 @@ def main(argv: list[str] | None = None) -> None:
     # run.py takes up former answers by the model's name alone.
     name = f"{folder.name}-{model_digest(folder, weights)[:12]}" + (f"-{args.limit}" if args.limit else "")
     started = time.time()
+    from evals.vlmeval.cut_answers import CutAnswers
     from evals.vlmeval.models import register
 
-    register(name, str(folder), kind)
+    cut = CutAnswers(args.output / name / "cut_answers")
+    register(name, str(folder), kind, cut)
     options = ["--data", *args.data, "--model", name, "--work-dir", str(args.output), "--judge", args.judge]
     asked = run_kit(kit, [*options, "--reuse"], args.limit)
     if os.environ.get("RANK", "0") == "0":
@@ -123,11 +125,22 @@ def main(argv: list[str] | None = None) -> None:
             args.data,
             asked,
             newest_run(args.output / name, started),
+            cut={data: cut.count(data) for data in args.data},
+            fingerprints=fingerprints(args.data, str(folder), kind),
             model={"source": args.model, "weights_sha256": weights},
             settings={"judge": args.judge, "limit": args.limit},
             paper_row=args.paper_row,
             seconds=time.time() - started,
         )
+
+
+def fingerprints(names: list[str], source: str, kind: str) -> dict[str, str]:
+    """Of the prompts of the paper's data sets, by data set; LLaVA's row is another tool's, and has none here."""
+    if kind != "internvl":
+        return {}
+    from evals.vlmeval.protocol import set_fingerprint
+
+    return {data: set_fingerprint(data, source) for data in names if data in PAPER_DATA}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +227,8 @@ def report(
     asked: dict[str, Asked],
     run: Path,
     *,
+    cut: dict[str, int],
+    fingerprints: dict[str, str],
     model: dict[str, Any],
     settings: dict[str, Any],
     paper_row: str | None,
@@ -224,6 +239,8 @@ def report(
     Args:
         names: the data sets that were to be asked; `asked` has those that could be.
         run: the folder that VLMEvalKit left.
+        cut: answers that were cut off at the most tokens they may have, by data set.
+        fingerprints: of the prompts, by data set, where they are known.
         model, settings: as in `Results`.
 
     Raises:
@@ -257,9 +274,23 @@ def report(
             processes=int(os.environ.get("WORLD_SIZE", "1")),
             score_counts={name: answered[data] for data, found in scores.items() for name in found},
             paper_row=paper_row,
-            details={"run": str(run), "asked_sha256": {data: one.sha256 for data, one in sets.items()}},
+            fingerprints={
+                name: fingerprints[data] for data in names if data in fingerprints for name in scores[data]
+            },
+            details={
+                "run": str(run),
+                "asked_sha256": {data: one.sha256 for data, one in sets.items()},
+                "cut_answers": cut,
+            },
         ),
-        [f"all that VLMEvalKit wrote: {run}"],
+        [
+            *(
+                f"{data}: {number} answers were cut off at their most tokens"
+                for data, number in cut.items()
+                if number
+            ),
+            f"all that VLMEvalKit wrote: {run}",
+        ],
     )
 
 

@@ -127,8 +127,6 @@ def test_other_prompts_are_not_comparable(asked: Any) -> None:
 def test_every_target_that_has_prompts_has_their_fingerprint() -> None:
     for benchmark, rows in targets.load().items():
         for name, row in rows.items():
-            if row.protocol == "VLMEvalKit":
-                continue
             stated = {row.fingerprint_of(score) for score in row.scores}
             assert (None in stated) is (benchmark == "reconstruction"), (benchmark, name)
             assert all(re.fullmatch("[0-9a-f]{16}", one) for one in stated - {None})

@@ -22,6 +22,7 @@ from tiny_chat import write_chat_model
 from common.errors import UserError
 from evals import targets
 from evals.vlmeval import run as vlmeval_run
+from evals.vlmeval.cut_answers import CutAnswers
 
 REPO = Path(__file__).parents[2]
 STUB = {
@@ -137,7 +138,8 @@ def test_what_run_py_ends_well_with_is_a_failure(
         json.dumps({"datasets": {"POPE": good, **({"Bad": entry} if entry is not None else {})}})
     )
     names = ["POPE", "Bad"]
-    more: dict[str, Any] = {"model": {}, "settings": {}, "paper_row": None, "seconds": 1.0}
+    more: dict[str, Any] = {"cut": {"POPE": 1}, "fingerprints": {}}
+    more |= {"model": {}, "settings": {}, "paper_row": None, "seconds": 1.0}
     both, three = (vlmeval_run.Asked(found=number, asked=number, sha256="") for number in (2, 3))
     with pytest.raises(UserError, match=f"VLMEvalKit: Bad: {reason}"):
         vlmeval_run.report(tmp_path, names, dict.fromkeys(names, both), run, **more)
@@ -171,6 +173,42 @@ def test_all_of_table_3_is_asked_for() -> None:
     table = targets.load()["understanding"]
     assert scores == set(table["Vicuna-7B 256 px"].scores)
     assert scores - {"gqa"} == set(table["InternViT + Qwen2.5-7B"].scores)
+
+
+@pytest.mark.parametrize("prompts", [{"POPE": "d6d5bba68ac70828"}, {"POPE": "0123456789abcdef"}, {}])
+def test_only_the_same_prompts_are_comparable_and_cut_answers_are_said(
+    prompts: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{"benchmark": "POPE", "infer_total": 2, "infer_failed": 0}]
+    monkeypatch.setitem(
+        sys.modules, "vlmeval.smp", SimpleNamespace(collect_run_benchmark_report=lambda run: rows)
+    )
+    cut = CutAnswers(tmp_path / "cut_answers")
+    for question in ("one", "one", "two"):  # the first one was asked again
+        cut.add([{"type": "text", "value": question}], "POPE")
+    good = {"datasets": {"POPE": {"metrics": {"split=Overall|Overall": 87.5}}}}
+    (tmp_path / "status.json").write_text(json.dumps(good))
+    vlmeval_run.report(
+        tmp_path,
+        ["POPE"],
+        {"POPE": vlmeval_run.Asked(found=2, asked=2, sha256="")},
+        tmp_path,
+        cut={"POPE": cut.count("POPE")},
+        fingerprints=prompts,
+        model={},
+        settings={},
+        paper_row="InternViT + Qwen2.5-7B",
+        seconds=1.0,
+    )
+    said = capsys.readouterr().out
+    assert "POPE: 2 answers were cut off" in said
+    assert ("Not comparable" in said) is (prompts != {"POPE": "d6d5bba68ac70828"})
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["details"]["cut_answers"] == {"POPE": 2}
+    assert results["fingerprints"] == dict(zip(["pope"], prompts.values(), strict=False))
 
 
 def test_without_the_kit_it_says_how_to_get_it(
