@@ -15,7 +15,7 @@ from common.config import _apply_override, validate
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
 from common.models.weight_files import state_sha256
-from generation.config import GenerationConfig
+from generation.config import MARKS, GenerationConfig
 from generation.model_folder import GeneratorFolder
 from generation.vocabulary import VisualVocabulary, expand
 
@@ -53,9 +53,9 @@ def write_shelf(folder: Path, pictures: int = 12) -> Path:
     return folder
 
 
-def write_vqrae(folder: Path, seed: int = 0) -> VQRAE:
+def write_vqrae(folder: Path, seed: int = 0, codes: int = CODES) -> VQRAE:
     torch.manual_seed(seed)
-    vqrae = VQRAE.from_encoder(build_encoder(tiny.SIGLIP), CODES, 16, 4)
+    vqrae = VQRAE.from_encoder(build_encoder(tiny.SIGLIP), codes, 16, 4)
     vqrae.save_pretrained(folder)
     return vqrae
 
@@ -70,19 +70,21 @@ def write_language_model(folder: Path, **changes: Any) -> int:
     return len(text_tokenizer)
 
 
-def write_generator(folder: Path) -> GeneratorFolder:
-    """An untrained generator, saved; its pictures are 16 px of 4 x 4 codes."""
+def write_generator(
+    folder: Path, codes: int = CODES, side: int = 4, text_room: int = 42, **changes: Any
+) -> GeneratorFolder:
+    """An untrained generator, saved; its pictures are of 4 px for each of side x side codes."""
     text_tokenizer = qwen_text_tokenizer()
-    vqrae = write_vqrae(folder / "vqrae")
+    vqrae = write_vqrae(folder / "vqrae", codes=codes)
     vocabulary = VisualVocabulary(
         offset=len(text_tokenizer),
-        codebook_size=CODES,
-        grid=(4, 4),
-        image_size=16,
-        max_length=60,
+        codebook_size=codes,
+        grid=(side, side),
+        image_size=4 * side,
+        max_length=text_room + side * side + MARKS,
         vqrae_sha256=state_sha256(vqrae.state_dict()),
     )
-    fields = {key: value for key, value in SHAPE.items() if key != "model_type"}
+    fields = {key: value for key, value in {**SHAPE, **changes}.items() if key != "model_type"}
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(text_tokenizer), **fields))
     expand(model, text_tokenizer, vqrae, vocabulary, "normal")
