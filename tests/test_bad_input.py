@@ -342,3 +342,58 @@ def test_odd_pictures_are_scored(command: Callable[..., int], tmp_path: Path) ->
         == 0
     )
     assert json.loads((tmp_path / "results.json").read_text())["counts"]["scored"] == len(ODD)
+
+
+# ---- asking: models of another kind, pictures, questions -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["ask", "chat"])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{shelf}/gone", "{shelf}/odd/gray.png"], "gone: no such folder"),
+        (["{shelf}/empty", "{shelf}/odd/gray.png"], "empty/config.json"),
+        (
+            ["{shelf}/llama", "{shelf}/odd/gray.png"],
+            "llama/config.json: model_type: expected 'llava', found 'llama'",
+        ),
+        (
+            ["{shelf}/vqrae", "{shelf}/odd/gray.png"],
+            "vqrae/config.json: model_type: expected 'llava', found 'vqrae'",
+        ),
+        (["{shelf}/vqrae", "{shelf}/gone.png"], "gone.png: No such file"),
+        (["{shelf}/vqrae", "{shelf}/texts/notes.txt"], "notes.txt: not an image"),
+        (["{shelf}/vqrae", "{shelf}/torn/torn.jpg"], "torn.jpg: image file is truncated"),
+        (
+            ["{shelf}/vqrae", "{shelf}/bombs/bomb.png"],
+            "bomb.png: 400000000 pixels, over the limit of 89478485",
+        ),
+        (
+            ["{shelf}/vqrae", "{shelf}/odd/gray.png", "--temperature", "nan"],
+            "temperature: expected 0 or more",
+        ),
+        (
+            ["{shelf}/vqrae", "{shelf}/odd/gray.png", "--max-new-tokens", "0"],
+            "max_new_tokens: expected 1 or more",
+        ),
+    ],
+)
+def test_asking_refuses(
+    word: str,
+    arguments: list[str],
+    named: str,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(cli.main, word, *arguments, *(["What is it?"] if word == "ask" else [])) == 2
+    assert named in the_error(capsys.readouterr().err)
+
+
+def test_a_file_of_questions_for_another_model(
+    command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"question": "What?"}\n')
+    words = ("ask", "{shelf}/vqrae", "--file", "{out}/questions.jsonl", "--out", "{out}/answers.jsonl")
+    assert command(cli.main, *words) == 2
+    assert "model_type: expected 'llava'" in the_error(capsys.readouterr().err)
+    assert not (tmp_path / "answers.jsonl").exists()
