@@ -356,7 +356,7 @@ def _qwen_config(architecture: dict[str, Any]) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "hidden_act": "silu",
         "initializer_range": 0.02,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": 40960 if name.startswith("Qwen3") else 32768,
         "max_window_layers": architecture["num_hidden_layers"],
         **({"attention_bias": False} if name.startswith("Qwen3") else {}),
         **architecture,

@@ -99,7 +99,6 @@ class VQRAE(PreTrainedModel):
     config_class = VQRAEConfig
     base_model_prefix = "vqrae"
     main_input_name = "pixels"
-    _keep_in_fp32_modules_strict = ("quantizer",)  # codes are computed in float32, however the rest is loaded
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
