@@ -23,6 +23,7 @@ from common.files import whole_folder, write_json
 from common.models.vision_encoder import VisionEncoder
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
 from understanding.objective import LanguageSide
+from understanding.served import check_served
 from understanding.sizes import numel
 from understanding.templates import template_of
 from understanding.weights import exported_names
@@ -52,7 +53,8 @@ def export_model(
     precision of the language model.
 
     Raises:
-        UserError: it cannot be written; what was there before is untouched.
+        UserError: it cannot be written, or what was written gives other token ids than training had; what was there
+            before is untouched.
     """
     dtype = next(side.parameters()).dtype
     names = exported_names(side.config)
@@ -68,6 +70,7 @@ def export_model(
         if dist.is_main():
             _write_configs(unfinished, side, dtype, processor)
             processor.save_pretrained(unfinished)
+            check_served(unfinished, processor, side.config.image_seq_length)
 
 
 def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
