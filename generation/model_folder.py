@@ -18,6 +18,7 @@ import torch
 
 from common.errors import UserError, refusing
 from common.language.causal_lm import load_causal_lm, load_text_tokenizer
+from common.language.frozen_tokenizer import check_saved
 from common.models.hub_format import save_language_model
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import VQRAE_FOLDER, load_vqrae, vqrae_folder
@@ -46,13 +47,29 @@ class GeneratorFolder:
     origin: str = "the defaults"
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write all of it."""
+        """Write all of it.
+
+        Raises:
+            UserError: the text tokenizer that was saved gives other ids than this one.
+        """
         hub = hub_fields(self.sampling, self.vocabulary.image_tokens)
         for name, value in hub.items():
             setattr(self.model.generation_config, name, value)
         save_language_model(folder, self.model, self.text_tokenizer)
+        check_saved(Path(folder), self.text_tokenizer, self._texts())
         write_sampling(Path(folder), self.sampling, self.origin)
         self.vqrae.save_pretrained(Path(folder) / VQRAE_FOLDER)
+
+    def _texts(self) -> list[str]:
+        """Prompts with what tokenizers differ in, and the names of visual ids."""
+        first, last = self.vocabulary.offset, self.vocabulary.rows - 1
+        names = "".join(self.text_tokenizer.convert_ids_to_tokens([first, first + 1, last]))
+        return [
+            "A red circle, left of 2 squares",
+            "  two\n\nlines, naïve 日本 ",
+            f"a cat{names} and{names}",
+            names,
+        ]
 
 
 def load_generator(

@@ -24,6 +24,7 @@ from common.models.hub_format import restate_config, save_processor, tower_tenso
 from common.models.vision_encoder import VisionEncoder
 from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
 from understanding.objective import LanguageSide
+from understanding.served import check_served
 from understanding.sizes import numel
 from understanding.templates import template_of
 from understanding.weights import TOWER, exported_names
@@ -53,7 +54,8 @@ def export_model(
     precision of the language model.
 
     Raises:
-        UserError: it cannot be written; what was there before is untouched.
+        UserError: it cannot be written, or what was written gives other token ids than training had; what was there
+            before is untouched.
     """
     dtype = next(side.parameters()).dtype
     names = exported_names(side.config)
@@ -69,6 +71,7 @@ def export_model(
         if dist.is_main():
             _write_configs(unfinished, side, dtype, processor)
             save_processor(unfinished, processor)
+            check_served(unfinished, processor, side.config.image_seq_length)
 
 
 def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:

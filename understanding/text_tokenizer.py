@@ -9,7 +9,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from common.errors import UserError
 from common.language import causal_lm
 from common.language.frozen_tokenizer import freeze
-from understanding.templates import IMAGE_TOKEN, TEMPLATES
+from understanding.templates import IMAGE_TOKEN, TEMPLATES, Template
 
 _NO_TEXT = "\ufdd0"  # a noncharacter of Unicode, which stands in no text
 
@@ -66,7 +66,13 @@ def prepare_text_tokenizer(
     text_tokenizer.pad_token = pad
     if IMAGE_TOKEN not in text_tokenizer.get_added_vocab():
         text_tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
-    text_tokenizer.chat_template = chosen.text(_gap(text_tokenizer))
+    return with_template(text_tokenizer, chosen)
+
+
+def with_template(text_tokenizer: PreTrainedTokenizerFast, template: Template) -> PreTrainedTokenizerFast:
+    """A copy of a text tokenizer that has the image token, with `template` as its chat template."""
+    text_tokenizer = freeze(text_tokenizer)
+    text_tokenizer.chat_template = template.text(_gap(text_tokenizer))
     return text_tokenizer
 
 
