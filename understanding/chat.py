@@ -73,9 +73,7 @@ class ChatModel:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
-        self.positions: int | None = getattr(
-            model.config.get_text_config(), "max_position_embeddings", None
-        )
+        self.positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._writer = PromptWriter(processor, model.config)
         self._lock = Lock()
 

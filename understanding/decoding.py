@@ -76,6 +76,8 @@ class GumbelNoise(LogitsProcessor):
         scores = scores.double() / self._temperature
         if self._cut is not None:
             scores = self._cut(input_ids, scores)
-        uniform = [torch.rand(scores.shape[1], generator=one, dtype=torch.float64) for one in self._generators]
+        uniform = [
+            torch.rand(scores.shape[1], generator=one, dtype=torch.float64) for one in self._generators
+        ]
         # 1 - u is in (0, 1]: its logarithm is finite, and -log of zero is the largest noise there is.
         return scores - torch.log(-torch.log1p(-torch.stack(uniform))).to(scores.device)

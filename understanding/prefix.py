@@ -78,7 +78,9 @@ class Prefix:
         shared = min(shared, next((place for place, (old, new) in pairs if old != new), shared))
         for number, (start, stop) in enumerate(prompt.spans):
             if start < shared and not (
-                stop <= shared and known.spans[number : number + 1] == ((start, stop),) and _alike(known, prompt, number)
+                stop <= shared
+                and known.spans[number : number + 1] == ((start, stop),)
+                and _alike(known, prompt, number)
             ):
                 return start
         return shared

@@ -20,6 +20,7 @@ from torch import Tensor
 from common.errors import UserError, refusing
 from understanding.turns import Message, read_turns
 
+
 @dataclass(frozen=True)
 class Prompt:
     """What is asked: token ids; the processor's tensors of the pictures (`pixel_values` (I, 3, S, S), and with some
@@ -91,13 +92,17 @@ class PromptWriter:
 
     def _from_strings(self, pictures: list[Image.Image], turns: list[dict[str, Any]]) -> Any:
         image = self.processor.image_token
-        special = [token.content for token in self.processor.tokenizer.added_tokens_decoder.values() if token.special]
+        special = [
+            token.content for token in self.processor.tokenizer.added_tokens_decoder.values() if token.special
+        ]
         controls = re.compile("|".join(map(re.escape, {*special, image})))
         strings = []
         for turn in turns:
             for part in turn["content"]:
                 if found := controls.search(part.get("text", "")):
-                    raise UserError(f"{found[0]} in a text, which this model's template would take for its own")
+                    raise UserError(
+                        f"{found[0]} in a text, which this model's template would take for its own"
+                    )
             texts = (f"{image}\n" if part["type"] == "image" else part["text"] for part in turn["content"])
             strings.append({"role": turn["role"], "content": "".join(texts)})
         text = self.processor.apply_chat_template(strings, add_generation_prompt=True, tokenize=False)

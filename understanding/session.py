@@ -89,7 +89,9 @@ class ChatSession:
             decoding = replace(decoding, seed=(decoding.seed + self.dropped + len(self._turns)) % SEEDS)
         pictures, (turn,) = read_turns(images, [{"role": "user", "content": question}])
         waiting = iter(pictures)
-        parts = [{**part, "image": next(waiting)} if part["type"] == "image" else part for part in turn["content"]]
+        parts = [
+            {**part, "image": next(waiting)} if part["type"] == "image" else part for part in turn["content"]
+        ]
         asked: Message = {"role": "user", "content": parts}
         prompt, first = self._fitting(asked, decoding)
         answer = ""

@@ -131,7 +131,9 @@ def _parts(message: Message) -> Iterator[Part]:
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in ("text", "image", "image_url"):
-            raise UserError(f"content: expected parts of type text, image or image_url, found {str(part)[:60]!r}")
+            raise UserError(
+                f"content: expected parts of type text, image or image_url, found {str(part)[:60]!r}"
+            )
         empty = empty and kind == "text" and not part.get("text")
         yield part
     if empty:
@@ -140,7 +142,9 @@ def _parts(message: Message) -> Iterator[Part]:
 
 def _source(part: Part) -> Any:
     """The picture that a part brings; None if it has the next of those given beside the turns."""
-    source = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None)
+    source = next(
+        (part[key] for key in ("image", "path", "url", "image_url") if part.get(key) is not None), None
+    )
     if isinstance(source, Mapping):
         source = source.get("url")
     if not isinstance(source, str):
@@ -149,5 +153,7 @@ def _source(part: Part) -> Any:
         with refusing("image_url: no base64", ValueError):
             return base64.b64decode(source[prefix.end() :], validate=True)
     if "://" in source or part["type"] == "image_url":
-        raise UserError(f"{part['type']}: nothing is downloaded: {source[:60]}; send it as data:image/...;base64,...")
+        raise UserError(
+            f"{part['type']}: nothing is downloaded: {source[:60]}; send it as data:image/...;base64,..."
+        )
     return source

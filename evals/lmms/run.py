@@ -211,7 +211,9 @@ def notes(found: list[TaskResult], settings: dict[str, Any], output: Path) -> li
     lines = [f"answers: {kept:,} of former runs, {scored - kept:,} new"]
     for task in found:
         if task.too_long:
-            lines.append(f"{task.name}: {task.too_long:,} questions do not fit the model's context and count as wrong")
+            lines.append(
+                f"{task.name}: {task.too_long:,} questions do not fit the model's context and count as wrong"
+            )
         if videos := videos_left_out(task, settings):
             lines.append(f"{task.name}: {videos:,} questions about videos were not asked")
     lines.append(f"every question with its answer: {output / 'samples'}")
