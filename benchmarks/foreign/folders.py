@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -106,7 +106,8 @@ def llava_cases(
         for layer in side.modules():
             if isinstance(layer, LoraLayer):
                 for matrices in (layer.lora_A, layer.lora_B):
-                    matrices.to_empty(device="cpu")["default"].weight.normal_(std=0.1)
+                    matrices.to_empty(device="cpu")
+                    nn.init.normal_(matrices["default"].weight, std=0.1)
         save_adapter(folder / "adapter", side, str(folder / "model"))
         llava.model.vision_tower = tower.model
         expected = {"logits": llava.eval()(**given).logits}

@@ -91,7 +91,12 @@ def serve(python: Path, probe: str, cases: Sequence[Case], work: Path) -> list[d
             rows.append({"loader": "vLLM", "folder": case.name, "error": str(error)})
             continue
         same = sum(one == other for one, other in zip(said[case.compared], case.answers, strict=True))
-        row = {"loader": f"vLLM {said['version']}", "folder": case.name, "missing": 0, "unexpected": 0}
+        row: dict[str, Any] = {
+            "loader": f"vLLM {said['version']}",
+            "folder": case.name,
+            "missing": 0,
+            "unexpected": 0,
+        }
         difference = None if case.logprobs is None else _furthest(said["logprobs"], case.logprobs)
         rows.append(
             {**row, "difference": difference, "differing": [], "answers": len(case.answers), "same": same}

@@ -23,7 +23,8 @@ AUTO = {"tower": "AutoModel", "generator": "AutoModelForCausalLM"}
 def read(job):
     given = load_file(job["given"])
     words = json.loads(Path(job["words"]).read_text())
-    folder, row, found = job["folder"], {}, {}
+    folder, found = job["folder"], {}
+    row: dict = {}
     auto = getattr(transformers, AUTO.get(job["kind"], "AutoModelForImageTextToText"))
     model, info = auto.from_pretrained(
         job.get("base") or folder, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"

@@ -25,6 +25,7 @@ from transformers import (
 
 from common.errors import UserError
 from common.models.encoder_loading import build_encoder, load_encoder
+from common.models.hub_format import restate_config
 from common.models.vqrae import VQRAE
 from understanding import internvl
 
@@ -43,6 +44,7 @@ def write_internvl(folder: Path, dtype: torch.dtype = torch.float32, **vision: A
     )
     model = InternVLForConditionalGeneration(config).to(dtype)
     model.save_pretrained(folder, max_shard_size=4000)
+    restate_config(folder)
     GotOcr2ImageProcessor(
         size={"height": 28, "width": 28}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
     ).save_pretrained(folder)
@@ -63,6 +65,9 @@ def test_internvl_reads_what_the_vqrae_reads(
 ) -> None:
     source = write_internvl(tmp_path / "internvl")
     internvl.main(["insert", str(vqrae), str(source), str(tmp_path / "out")])
+    stated = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
+    assert stated["architectures"] == ["Qwen2ForCausalLM"]
+    assert stated["rope_theta"] == stated["rope_parameters"]["rope_theta"]
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
     tokenizer = VQRAE.from_pretrained(vqrae).eval()
     pixels = torch.rand(2, 3, 28, 28)
