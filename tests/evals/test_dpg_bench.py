@@ -331,7 +331,7 @@ def test_a_judge_of_other_words_is_refused_and_its_words_are_kept(questions: Pat
     (tmp_path / "out" / "results.json").write_text("of another judge")
     with pytest.raises(
         UserError,
-        match=r"verdicts.jsonl: judge chat: \d+ of 24 answers are neither yes nor no, such as '.*over 5%",
+        match=r"verdicts.jsonl: judge chat: \d+ of 24 answers are neither yes nor no, such as .*over 5%",
     ):
         run("--pictures", grids, "--csv", questions, "--judge", chat, "--scoring", "fixed", tmp_path / "out")
     lines = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()

@@ -1,6 +1,6 @@
 """mPLUG against modelscope's own class, whose answers to six questions stand in mplug_golden.json, and its files.
 
-The golden values were made by `benchmarks/mplug/ask_modelscope.py` with the layout `SHALLOW` and its first six questions:
+The golden values were made by `benchmarks/mplug/ask_modelscope.py` with the layout `SHALLOW` and its first questions:
 numbers of the first three words, at the first two places of each answer. `python -m benchmarks.mplug` compares all
 words of all places, at the released depth.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tiny_mplug import released_tensors, write_mplug
 from benchmarks.mplug.layout import write_questions
 from common.errors import UserError
 from evals.dpg.mplug import released
+from evals.dpg.mplug.beam import END, START, Search, best_answers
 from evals.dpg.mplug.judge import MplugJudge
 
 GOLDEN = json.loads((Path(__file__).parent / "mplug_golden.json").read_text(encoding="utf-8"))
@@ -74,6 +76,29 @@ def test_a_question_is_answered_the_same_beside_others(judge: MplugJudge, tmp_pa
     together = judge.answer(picture, [question for _, question in asked])
     assert together == [judge.answer(picture, [question])[0] for _, question in asked]
     assert len(set(together)) > 1
+
+
+def test_beams_that_have_ended_are_drawn_on() -> None:
+    """As modelscope's own search does with these probabilities: it prefers what it drew behind the end."""
+    one, two, three, four = range(1, 5)
+    following = {
+        START: {one: 1.0},
+        one: {two: 0.55, END: 0.45},
+        two: {three: 0.3, 5: 0.3, 6: 0.4},
+        three: {END: 1.0},
+        END: {four: 1.0},
+        four: {END: 1.0},
+    }
+
+    def decoder(ids: torch.Tensor, **_: Any) -> Any:
+        chances = torch.full((len(ids), 1, 110), 1e-9)
+        for row, last in enumerate(ids[:, -1].tolist()):
+            for word, chance in following.get(last, {7: 1.0}).items():
+                chances[row, 0, word] = chance
+        return SimpleNamespace(logits=chances.log())
+
+    found = best_answers(decoder, torch.zeros(2, 3, 4), torch.ones(2, 3), Search())  # type: ignore[arg-type]
+    assert found == [[START, one, END, four, END]] * 2
 
 
 @pytest.mark.parametrize("wrapping", ["model", "module"])
