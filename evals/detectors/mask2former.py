@@ -33,7 +33,7 @@ class Mask2FormerDetector:
     def from_pretrained(
         cls, detector: str, clip: str, device: torch.device | str, source: str | None = None
     ) -> Mask2FormerDetector:
-        """Both networks, each a local folder or a hub id. They have looked at a blank picture when this returns.
+        """Both networks, each a local folder or a hub id; CLIP has named a colour when this returns.
 
         Args:
             source: the detector's name for the record; None: `detector`.
@@ -65,13 +65,9 @@ class Mask2FormerDetector:
         }
         prepare = as_mmdetection if converted else as_transformers(folder)
         color = ColorNamer.from_folder(clip_folder, device)
-        opened = cls(model.to(device), prepare, color, identity)
-        blank = Image.new("RGB", (64, 48))
-        with refusing(f"{folder}: the detector cannot look at a picture"):
-            opened.detect(blank)
         with refusing(f"{clip_folder}: CLIP cannot name a colour"):
-            color(blank, np.ones((48, 64), bool), (0, 0, 64, 48), CLASSES[0])
-        return opened
+            color(Image.new("RGB", (64, 48)), np.ones((48, 64), bool), (0, 0, 64, 48), CLASSES[0])
+        return cls(model.to(device), prepare, color, identity)
 
     def detect(self, picture: Image.Image) -> list[Detection]:
         """All instances in an RGB picture; their colours are found when they are asked for."""
