@@ -11,6 +11,7 @@ import tiny
 from tiny_chat import write_chat_model
 
 from common.errors import UserError
+from evals import targets
 from evals.lmms import run as lmms_run
 
 pytest.importorskip("lmms_eval", reason="the extra `evals` is not installed")
@@ -84,6 +85,31 @@ def test_a_trial_and_then_the_whole_with_another_batch_size(
     whole = run(model, questions, tmp_path, "--batch-size", "5")
     assert 3 < sum(asked) <= 12 and "answers: 3 of former runs, 9 new" in capsys.readouterr().out
     assert whole["counts"]["scored"] == 12 and len(whole["fingerprints"]["conversations"]) == 16
+
+
+def test_a_task_of_the_paper_from_its_data_to_the_table(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SEED-Bench, on made-up rows in the place of the hub's, by a model that always says A."""
+    from evals.lmms import session
+    from evals.lmms.documents import documents
+    from evals.lmms.protocol import Dataset, DatasetDict, task_config
+
+    DatasetDict({"test": Dataset.from_list(documents("seedbench"))}).save_to_disk(tmp_path / "data")
+    held = {"dataset_path": str(tmp_path / "data"), "dataset_kwargs": {"load_from_disk": True}}
+    monkeypatch.setattr(session, "task_config", lambda task: {**task_config(task), **held})
+    monkeypatch.setattr(VqraeChat, "generate", lambda self, questions: ["A"] * len(questions))
+    monkeypatch.setattr(lmms_run, "needs", lambda args: [])
+    row = "Vicuna-7B 256 px"
+    arguments = [str(model), "--tasks", "seedbench", "--device", "cpu", "--paper-row", row]
+    lmms_run.main([*arguments, "--output", str(tmp_path / "out")])
+    results, said = json.loads((tmp_path / "out" / "results.json").read_text()), capsys.readouterr().out
+    assert results["scores"] == {"seedbench": 25.0}  # a quarter of the right answers are A
+    assert results["counts"] == {"expected": 20, "scored": 20, "of_scores": {"seedbench": 20}}
+    assert results["fingerprints"] == {
+        "seedbench": targets.load()["understanding"][row].fingerprint_of("seedbench")
+    }
+    assert "3,757 questions about videos were not asked" in said and "20 samples, Table 3 has 14233" in said
 
 
 def test_an_interrupted_run_goes_on(
