@@ -1,10 +1,11 @@
 """Is InternVL asked as VLMEvalKit asks it? Our class beside VLMEvalKit's with OpenGVLab's own `chat`, without weights.
 
-    VLMEVALKIT/bin/python -m benchmarks.vlmevalkit_prompts KIT OPENGVLAB MODEL
+    PYTHONPATH=KIT ENVIRONMENT/bin/python -m benchmarks.vlmevalkit_prompts OPENGVLAB MODEL
 
-KIT and OPENGVLAB are checkouts of open-compass/VLMEvalKit and OpenGVLab/InternVL, MODEL an InternVL folder (-hf), of
-which only the processor is read. Run it in VLMEvalKit's environment. For each data set of the paper's Table 3 it takes
-twenty made-up rows through both, up to the text tokenizer, and prints whether all bytes are equal, and the fingerprint.
+KIT and OPENGVLAB are checkouts of open-compass/VLMEvalKit and OpenGVLab/InternVL, ENVIRONMENT has VLMEvalKit's
+requirements, MODEL is an InternVL folder (-hf), of which only the processor is read. For each data set of the paper's
+Table 3, twenty made-up rows go through both, up to the text tokenizer; it prints whether all bytes are equal, and the
+fingerprint.
 """
 
 from __future__ import annotations
@@ -66,17 +67,16 @@ class Listening:
 
 
 def main() -> None:
-    if len(sys.argv) != 4:
-        raise UserError("expected KIT OPENGVLAB MODEL")
-    kit, opengvlab, model = sys.argv[1:]
-    sys.path.insert(0, kit)
+    if len(sys.argv) != 3:
+        raise UserError("expected OPENGVLAB MODEL")
+    opengvlab, model = sys.argv[1:]
     from vlmeval.vlm import InternVLChat
     from vlmeval.vlm.base import BaseModel
 
     from evals.fingerprint import fingerprint
     from evals.vlmeval.models import InternVLStyle
     from evals.vlmeval.protocol import asked
-    from evals.vlmeval.run import PAPER_DATA
+    from evals.vlmeval.report import PAPER_DATA
 
     different = 0
     for data in PAPER_DATA:

@@ -14,10 +14,10 @@ from common.models.strict_loading import check_architecture
 from common.models.vision_encoder import VisionEncoder
 from common.models.weight_files import resolve_folder
 from common.training.engine import Precision, autocast, start_engine
-from common.training.optim import cosine_factor, parameter_groups, with_muon
+from common.training.optim import cosine_factor, parameter_groups, warmup_steps, with_muon
 from common.training.state import Fact
 from understanding.batches import BatchPlan
-from understanding.config import ConversationSource, ModelConfig, UnderstandingConfig
+from understanding.config import ConversationSource, ModelConfig, OptimizerConfig, UnderstandingConfig
 from understanding.dataset import ConversationDataset, open_conversations
 from understanding.filling import fill
 from understanding.lora import add_adapters
@@ -145,14 +145,37 @@ def start_language_side(
         steps: of the whole run, for the schedule.
     """
     rates = config.optimizer
+    warmup = warmup_steps(rates.warmup_ratio, steps)
 
     def schedule(group: dict[str, Any]) -> Callable[[int], float]:
-        return cosine_factor(rates.lr, rates.end_lr, round(rates.warmup_ratio * steps), steps)
+        return cosine_factor(group["lr"], rates.end_lr, warmup, steps)
 
-    groups = parameter_groups("learned", [side], rates.lr, rates.adamw.weight_decay)
+    return start_engine(
+        side, learned_groups(side, rates), schedule, rates.adamw.betas, rates.adamw.eps, settings
+    )
+
+
+def learned_groups(side: LanguageSide, rates: OptimizerConfig) -> list[dict[str, Any]]:
+    """What learns in `side`, each part at its peak rate: groups named after `language_model` (where it has adapters,
+    these) and `projector`."""
+    llava, decay = side.llava, rates.adamw.weight_decay
+    language_model = [llava.model.language_model, llava.lm_head]
+    projector_lr = rates.lr if rates.projector_lr is None else rates.projector_lr
+    groups = [
+        *parameter_groups("language_model", language_model, rates.lr, decay),
+        *parameter_groups("projector", [llava.model.multi_modal_projector], projector_lr, decay),
+    ]
     if rates.muon is not None:
-        groups = with_muon(groups, rates.muon, side.llava.get_output_embeddings().weight)
-    return start_engine(side, groups, schedule, rates.adamw.betas, rates.adamw.eps, settings)
+        groups = with_muon(groups, rates.muon, llava.get_output_embeddings().weight)
+    return groups
+
+
+def current_rates(engine: Any) -> dict[str, float]:
+    """`lr`, and `lr_projector` where it is another."""
+    rates = {group["name"].split("/")[0]: group["lr"] for group in engine.optimizer.param_groups}
+    projector = rates.pop("projector", None)
+    rate = next(iter(rates.values()), projector)
+    return {"lr": rate} | ({} if projector in (None, rate) else {"lr_projector": projector})
 
 
 def tower_fact(tower: VisionEncoder) -> Fact:

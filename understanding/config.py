@@ -16,6 +16,7 @@ from common.training.reporter import LoggingConfig
 
 Template = Literal["plain", "vicuna_v1", "qwen"]
 Part = Literal["projector", "language_model"]
+ImageFit = Literal["crop", "pad", "resize"]
 
 
 @configclass
@@ -53,7 +54,8 @@ class LoRAConfig:
     """Low-rank adapters on every linear layer of the language model (arXiv 2106.09685); the rest of it stays frozen.
 
     Args:
-        rank, alpha, dropout: as in the paper; LLaVA-1.5 trains with 128, 256 and 0.05.
+        rank, alpha, dropout: as in the paper; LLaVA-1.5 trains with 128, 256 and 0.05, at 2e-4 (`optimizer.lr`) beside
+            2e-5 for the projector (`optimizer.projector_lr`).
     """
 
     rank: Count
@@ -76,8 +78,8 @@ class ModelConfig:
     """The last hidden state, before SigLIP's `post_layernorm` (decision 1)."""
     template: Template
     """How a conversation becomes text; see `understanding/conversation.py`."""
-    image_fit: Literal["pad", "resize"] = "pad"
-    """How a picture becomes the tower's square: padded with the tower's mean colour, or stretched."""
+    image_fit: ImageFit = "pad"
+    """How a picture becomes the tower's square: cut to its middle, padded with the tower's mean colour, stretched."""
     train: tuple[Part, ...]
     """What learns; the tower never does."""
     lora: LoRAConfig | None = None
@@ -140,13 +142,17 @@ class ConversationDataConfig:
 
 @configclass
 class OptimizerConfig:
-    """One peak rate for all that learns, a warm-up over a share of the steps, then a cosine (Table 8).
+    """A peak rate, a warm-up over a share of the steps, then a cosine (Table 8).
 
     Args:
+        lr: of the language model or its adapters, and of the projector where it has none of its own.
+        projector_lr: the projector's own (LLaVA-1.5 with adapters).
+        warmup_ratio: the steps are rounded up.
         muon: for the matrices of the layers and the projector, in AdamW's place (ours).
     """
 
     lr: Rate
+    projector_lr: Rate | None = None
     end_lr: float = 0.0
     warmup_ratio: Share
     adamw: AdamWConfig
@@ -155,6 +161,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.muon is not None:
             self.muon.check(self.adamw)
+            if self.projector_lr is not None:
+                raise ValueError(
+                    "projector_lr: expected null beside muon, which has the projector's matrices"
+                )
 
 
 @configclass
@@ -195,6 +205,8 @@ class UnderstandingConfig:
             raise ValueError(
                 "model.projector_start: standardized needs zero_stage 0, 1 or 2, as in pretraining"
             )
+        if self.optimizer.projector_lr is not None and "projector" not in self.model.train:
+            raise ValueError("optimizer.projector_lr: the projector does not learn; see model.train")
         if self.optimizer.muon is not None:
             if self.engine.zero_stage == 3 or self.engine.offload != "none" or self.model.lora is not None:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.training.optim import warmup_steps
 from common.training.plan import batch_line, memory_lines, planned_ranks
 from understanding.config import UnderstandingConfig
 
@@ -47,7 +48,7 @@ def _steps(config: UnderstandingConfig) -> str:
     if config.data.packing:
         return f"follow from how {samples:,} samples x {config.epochs} epochs fit into packs"
     steps = -(-samples // config.batch.global_size) * config.epochs
-    warmup = round(config.optimizer.warmup_ratio * steps)
+    warmup = warmup_steps(config.optimizer.warmup_ratio, steps)
     return f"{steps:,} ({samples:,} samples x {config.epochs} epochs; {warmup:,} of warm-up)"
 
 

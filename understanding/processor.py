@@ -1,23 +1,24 @@
 """Pictures and text as the model takes them: the library's own LLaVA processor, saved beside the model.
 
-Training, chat and every serving tool see the same pixels, because all of them use this one. A picture becomes the
-tower's square either padded with the tower's mean colour, as LLaVA-1.5 does, or stretched.
+Training, chat and every serving tool see the same pixels, because all of them use this one. How a picture becomes the
+tower's square: cut to its middle, as in LLaVA-1.5's pretraining; padded with the tower's mean colour, as in its
+fine-tuning; or stretched.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 from transformers import LlavaProcessor, PreTrainedTokenizerBase
 from transformers.models.llava.image_processing_llava import LlavaImageProcessor
 
 from common.models.vision_encoder import VisionEncoder
+from understanding.config import ImageFit
 from understanding.templates import IMAGE_TOKEN
 
 
 def build_processor(
-    tower: VisionEncoder, text_tokenizer: PreTrainedTokenizerBase, image_fit: Literal["pad", "resize"] = "pad"
+    tower: VisionEncoder, text_tokenizer: PreTrainedTokenizerBase, image_fit: ImageFit = "pad"
 ) -> LlavaProcessor:
     """The processor of a model around `tower`; each image token becomes (S / p) squared of them.
 
@@ -27,16 +28,17 @@ def build_processor(
     """
     side = {"height": tower.image_size, "width": tower.image_size}
     image_processor = tower.image_processor()
-    if image_fit == "pad":
+    if image_fit != "resize":
         image_processor = LlavaImageProcessor(
-            do_pad=True,
-            size=side,
-            do_center_crop=False,
+            do_pad=image_fit == "pad",
+            size=side if image_fit == "pad" else {"shortest_edge": tower.image_size},
+            do_center_crop=image_fit == "crop",
             image_mean=list(tower.image_mean),
             image_std=list(tower.image_std),
         )
-    # Not used to crop: serving tools ask here how many tokens an image becomes.
-    image_processor.crop_size = side
+    image_processor.crop_size = (
+        side  # where nothing is cropped, serving tools ask here how many tokens an image becomes
+    )
     text_tokenizer = copy.deepcopy(text_tokenizer)
     text_tokenizer.padding_side = "left"
     return LlavaProcessor(

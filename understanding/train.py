@@ -145,7 +145,7 @@ def train(config: UnderstandingConfig) -> None:
             terms.check_finite()
             line = terms.take()
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
-            line |= {"lr": engine.optimizer.param_groups[0]["lr"], "epoch": plan.epoch(step)}
+            line |= {**assemble.current_rates(engine), "epoch": plan.epoch(step)}
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)

@@ -106,8 +106,8 @@ def llava_cases(
         for layer in side.modules():
             if isinstance(layer, LoraLayer):
                 for matrices in (layer.lora_A, layer.lora_B):
-                    matrices.to_empty(device="cpu")
-                    nn.init.normal_(matrices["default"].weight, std=0.1)
+                    for weight in matrices.to_empty(device="cpu").parameters():
+                        nn.init.normal_(weight, std=0.1)
         save_adapter(folder / "adapter", side, str(folder / "model"))
         llava.model.vision_tower = tower.model
         expected = {"logits": llava.eval()(**given).logits}

@@ -79,7 +79,7 @@ def serve(python: Path, probe: str, cases: Sequence[Case], work: Path) -> list[d
 
     vLLM refuses a folder with a weight missing or unexpected, so a row without an error has none.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases:
         if case.questions is None:
             continue

@@ -1,6 +1,6 @@
 """Our mPLUG and modelscope's own class on the same random weights: the same logits and the same answers?
 
-    python -m benchmarks.mplug --environment runs/environments/modelscope
+    python -m benchmarks.mplug --environments runs/environments
 
 Makes an environment with modelscope and transformers 4 (at the first call; a minute and 2 GB), lets modelscope's class
 make weights of the full depth and answer questions about random pictures, and answers them by `evals/dpg/mplug` from
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,20 +20,35 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.foreign.environments import TORCH, Environment, python_of
 from benchmarks.mplug.layout import SHALLOW, Sizes, write_layout, write_questions
 from common.command import described_parser, positive
 from common.errors import UserError, run_cli
 
 BOUND = 1e-4
-REQUIREMENTS = (
-    "modelscope==1.40.2 transformers==4.57.1 torch==2.13.0 torchvision==0.28.0 addict attrs datasets decord einops "
-    "ftfy librosa opencv-python-headless rapidfuzz simplejson sortedcontainers timm unicodedata2 zhconv"
+MODELSCOPE = Environment(
+    "modelscope 1.40 on transformers 4.57",
+    "ask_modelscope.py",
+    (
+        *(
+            "modelscope==1.40.2",
+            "transformers==4.57.1",
+            *TORCH,
+            "addict",
+            "attrs",
+            "datasets",
+            "decord",
+            "einops",
+        ),
+        *("ftfy", "librosa", "opencv-python-headless", "rapidfuzz", "simplejson", "sortedcontainers", "timm"),
+        *("unicodedata2", "zhconv"),
+    ),
 )
 
 
 def main() -> None:
     parser = described_parser(__doc__)
-    parser.add_argument("--environment", type=Path, help="keep it there (default: made anew, and removed)")
+    parser.add_argument("--environments", type=Path, help="keep it there (default: made anew, and removed)")
     parser.add_argument("--pictures", type=positive, default=50, metavar="N", help="default: 50")
     parser.add_argument("--size", type=positive, default=112, help="px, a multiple of 14 (default: 112)")
     parser.add_argument("--shallow", action="store_true", help="a network of a few small layers, for a try")
@@ -42,10 +56,10 @@ def main() -> None:
     sizes = SHALLOW if options.shallow else Sizes(image_size=options.size)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        python = make_environment(options.environment or work / "environment")
+        python = python_of(MODELSCOPE, options.environments or work / "environments")
         write_layout(work / "model", sizes)
         asked = write_questions(work / "work", options.pictures)
-        script = Path(__file__).with_name("original.py")
+        script = Path(__file__).with_name(MODELSCOPE.probe)
         _run("modelscope's mPLUG", str(python), str(script), str(work / "model"), str(work / "work"))
         found = compare(work / "model", work / "work", asked)
     print(json.dumps(found, indent=2))
@@ -53,20 +67,6 @@ def main() -> None:
     if not (equal and found["largest_logit_difference"] <= BOUND):
         print(f"missed: logits within {BOUND:g}, and everything else equal", file=sys.stderr)
         sys.exit(1)
-
-
-def make_environment(folder: Path) -> Path:
-    """The Python of an environment with modelscope in `folder`, made unless it is there; raises `UserError`."""
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.is_file():
-        beside = Path(sys.executable).with_name("uv")
-        uv = str(beside) if beside.is_file() else shutil.which("uv")
-        if uv is None:
-            raise UserError("uv: needed to make an environment, found neither beside this Python nor on PATH")
-        _run("an environment", uv, "venv", "--clear", "--python", sys.executable, str(folder))
-        _run("installing modelscope", uv, "pip", "install", "--python", str(python), *REQUIREMENTS.split())
-        ready.touch()
-    return python
 
 
 def compare(folder: Path, work: Path, asked: list[tuple[str, str]]) -> dict[str, Any]:

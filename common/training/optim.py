@@ -87,6 +87,11 @@ def with_muon(groups: list[dict[str, Any]], muon: MuonConfig, head: nn.Parameter
     return [group for group in result if group["params"]]
 
 
+def warmup_steps(ratio: float, steps: int) -> int:
+    """A share of all steps, rounded up as transformers' Trainer does."""
+    return math.ceil(steps * ratio)
+
+
 def cosine_factor(peak: float, end: float, warmup: int, total: int) -> Callable[[int], float]:
     """Step -> rate / peak: linear from 0 over `warmup` steps, then a half cosine to `end` at `total`."""
 

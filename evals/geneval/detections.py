@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from common.data.images import CorruptImage, open_image
 from common.errors import UserError, refusing
@@ -24,6 +25,8 @@ from common.files import write_text
 from evals.detectors.detection import Detection, Detector
 from evals.geneval.prompts import Picture, Prompt
 from evals.geneval.rules import judge
+
+BLANK = 64  # px
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class Found:
     size: tuple[int, int]
     sha256: str
     detections: tuple[Detection, ...]
+
+
+def check_opened(detector: Detector, where: object) -> None:
+    """Let it look at a blank picture: so whatever is amiss with it shows before anything is drawn.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with refusing(f"{where}: the detector cannot look at a blank picture"):
+        detector.detect(Image.new("RGB", (BLANK, BLANK), "white"))
 
 
 def check_vocabulary(detector: Detector, prompts: Sequence[Prompt]) -> None:

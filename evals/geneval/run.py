@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     _preflight(arguments)
     from common import dist
     from evals.detectors.opening import open_detector
-    from evals.geneval.detections import check_vocabulary, detect_waiting, read_found
+    from evals.geneval.detections import check_opened, check_vocabulary, detect_waiting, read_found
     from evals.geneval.prompts import find_pictures
     from evals.geneval.report import report
     from evals.geneval.rules import judge
@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     there = find_pictures(arguments.pictures, chosen, arguments.n) if arguments.pictures else None
     detector = open_detector(arguments.detector, arguments.clip, device)
     check_vocabulary(detector, chosen)
+    if arguments.pictures is None:
+        check_opened(detector, arguments.detector)
     folder = arguments.pictures or arguments.output / "pictures"
     pictures = _draw(arguments, chosen) if there is None else there
     detect_waiting(detector, pictures, arguments.output / "detections")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from common import operator_locks
 from common.errors import UserError
@@ -20,7 +21,7 @@ from common.training.checkpoint import Checkpoints, read_state
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import NonFiniteLoss, Terms
-from common.training.optim import MuonConfig, cosine_factor, parameter_groups, with_muon
+from common.training.optim import MuonConfig, cosine_factor, parameter_groups, warmup_steps, with_muon
 from common.training.reporter import LoggingConfig, Reporter
 from common.training.state import Fact, TrainingState
 
@@ -58,6 +59,15 @@ def test_the_cosine_meets_its_ends() -> None:
     assert math.isclose(4e-4 * factor(60), 2.5e-4) and math.isclose(4e-4 * factor(110), 1e-4) == math.isclose(
         4e-4 * factor(500), 1e-4
     )
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.1, 1 / 3, 1.0])
+def test_a_share_of_warm_up_is_the_trainers(ratio: float, tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), warmup_steps=0)
+    share = arguments.warmup_steps = min(ratio, 0.999999)  # 1 and more would be steps
+    for steps in (1, 7, 100, 2180, 2326, 5198):
+        assert warmup_steps(share, steps) == arguments.get_warmup_steps(steps)
+    assert warmup_steps(0.03, 2180) == 66  # of 65.4
 
 
 def test_accumulation_follows_from_the_batch_and_indivisible_is_refused() -> None:

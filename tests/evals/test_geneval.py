@@ -110,6 +110,22 @@ def test_a_call_that_was_stopped_looks_at_nothing_twice(
     assert len(looked) == 2 and np.array_equal(looked[1], np.asarray(Image.open(other)))
 
 
+def test_a_detector_that_cannot_look_is_refused_before_anything_is_drawn(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(world.WorldDetector, "detect", broken)
+    tiny_generator.write_generator(tmp_path / "model")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(one.metadata) + "\n" for one in described_prompts(pictures)))
+    call = [str(tmp_path / "model"), "--prompts", str(prompts), "--detector", "world", "--device", "cpu"]
+    with pytest.raises(UserError, match="world: the detector cannot look at a blank picture: out of memory"):
+        geneval.main([*call, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
 def test_only_a_part_is_marked(pictures: Path, tmp_path: Path) -> None:
     results = run(pictures, tmp_path, "--limit", "3")
     assert results["partial"] and results["counts"] == {"expected": 6, "scored": 6}

@@ -1,6 +1,6 @@
 """mPLUG against modelscope's own class, whose answers to six questions stand in mplug_golden.json, and its files.
 
-The golden values were made by `benchmarks/mplug/original.py` with the layout `SHALLOW` and `write_questions(..., 6)`:
+The golden values were made by `benchmarks/mplug/ask_modelscope.py` with the layout `SHALLOW` and its first six questions:
 numbers of the first three words, at the first two places of each answer. `python -m benchmarks.mplug` compares all
 words of all places, at the released depth.
 """

@@ -21,6 +21,7 @@ from tiny_chat import write_chat_model
 
 from common.errors import UserError
 from evals import targets
+from evals.vlmeval import report as vlmeval_report
 from evals.vlmeval import run as vlmeval_run
 from evals.vlmeval.cut_answers import CutAnswers
 
@@ -140,12 +141,12 @@ def test_what_run_py_ends_well_with_is_a_failure(
     names = ["POPE", "Bad"]
     more: dict[str, Any] = {"cut": {"POPE": 1}, "fingerprints": {}}
     more |= {"model": {}, "settings": {}, "paper_row": None, "seconds": 1.0}
-    both, three = (vlmeval_run.Asked(found=number, asked=number, sha256="") for number in (2, 3))
+    both, three = (vlmeval_report.Asked(found=number, asked=number, sha256="") for number in (2, 3))
     with pytest.raises(UserError, match=f"VLMEvalKit: Bad: {reason}"):
-        vlmeval_run.report(tmp_path, names, dict.fromkeys(names, both), run, **more)
+        vlmeval_report.report(tmp_path, names, dict.fromkeys(names, both), run, **more)
     assert not (tmp_path / "results.json").exists()
     with pytest.raises(UserError, match="incomplete: 2 of 3"):
-        vlmeval_run.report(tmp_path, ["POPE"], {"POPE": three}, run, **more)
+        vlmeval_report.report(tmp_path, ["POPE"], {"POPE": three}, run, **more)
 
 
 @pytest.mark.parametrize(
@@ -162,14 +163,14 @@ def test_what_run_py_ends_well_with_is_a_failure(
 def test_scores_have_the_units_and_names_of_the_table(
     data: str, metrics: dict[str, float], score: dict[str, float]
 ) -> None:
-    assert vlmeval_run.read_scores(data, metrics) == score
+    assert vlmeval_report.read_scores(data, metrics) == score
     if data != "Mine":
         with pytest.raises(UserError, match=f"{data}: expected one metric"):
-            vlmeval_run.read_scores(data, {"split=none|AR": 0.5})
+            vlmeval_report.read_scores(data, {"split=none|AR": 0.5})
 
 
 def test_all_of_table_3_is_asked_for() -> None:
-    scores = {data.score for data in vlmeval_run.PAPER_DATA.values()}
+    scores = {data.score for data in vlmeval_report.PAPER_DATA.values()}
     table = targets.load()["understanding"]
     assert scores == set(table["Vicuna-7B 256 px"].scores)
     assert scores - {"gqa"} == set(table["InternViT + Qwen2.5-7B"].scores)
@@ -191,10 +192,10 @@ def test_only_the_same_prompts_are_comparable_and_cut_answers_are_said(
         cut.add([{"type": "text", "value": question}], "POPE")
     good = {"datasets": {"POPE": {"metrics": {"split=Overall|Overall": 87.5}}}}
     (tmp_path / "status.json").write_text(json.dumps(good))
-    vlmeval_run.report(
+    vlmeval_report.report(
         tmp_path,
         ["POPE"],
-        {"POPE": vlmeval_run.Asked(found=2, asked=2, sha256="")},
+        {"POPE": vlmeval_report.Asked(found=2, asked=2, sha256="")},
         tmp_path,
         cut={"POPE": cut.count("POPE")},
         fingerprints=prompts,

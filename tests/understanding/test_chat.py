@@ -345,8 +345,22 @@ def test_one_question_on_the_command_line(
     assert capsys.readouterr().out.strip() == expected
     model, image, *_ = arguments[1:]
     brief = ["--max-new-tokens", "8"]
-    dispatch(["ask", model, "--image", image, *brief, "--image", image, "Which?", "--dtype", "bfloat16"])
-    assert capsys.readouterr().out.strip()
+    picture(1).save(tmp_path / "other.png")
+    several = [
+        "--image",
+        image,
+        *brief,
+        "--image",
+        str(tmp_path / "other.png"),
+        "Which?",
+        "--dtype",
+        "float32",
+    ]
+    dispatch(["ask", model, *several])
+    expected = chat.answer([([picture(0), picture(1)], [ask("Which?")])], max_new_tokens=8)[0]
+    assert capsys.readouterr().out.strip() == expected
+    dispatch(["ask", model, *several[:-1], "bfloat16"])
+    assert capsys.readouterr().out.strip() and load(model, dtype="bfloat16").model.dtype == torch.bfloat16
     dispatch(["ask", model, *brief, "--device-map", "auto", "Who?", "--temperature", "2", "--seed", "5"])
     assert capsys.readouterr().out.strip() == chat.answer([([], [ask("Who?")])], 8, 2.0, seed=5)[0]
     if find_spec("bitsandbytes") is None:

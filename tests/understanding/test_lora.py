@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from common.errors import UserError
 from understanding import assemble
 from understanding.config import LoRAConfig, UnderstandingConfig
 from understanding.export import export_model, save_adapter
@@ -131,3 +132,31 @@ def test_every_linear_layer_of_the_language_model_is_adapted(shelf: Path, base: 
         assert (".lora_B." in name) <= (not parameter.any())
         assert (".lora_A." in name) <= bool(parameter.any())
     assert config.model.lora == LoRAConfig(rank=2, alpha=8, dropout=0.5)
+
+
+def test_each_part_has_its_rate(shelf: Path) -> None:
+    """LLaVA's two rates; each learned parameter in one group."""
+    rates = ("optimizer.lr=2e-4", "optimizer.projector_lr=2e-5")
+    for more, adapted in ((LORA,), True), ((), False):
+        config = recipe(shelf, "llama", "init_from=null", *rates, *more)
+        side, *_ = parts(config)
+        groups = assemble.learned_groups(side, config.optimizer)
+        names = {
+            id(parameter): name for name, parameter in side.named_parameters() if parameter.requires_grad
+        }
+        found: dict[str, float] = {}
+        for group in groups:
+            for parameter in group["params"]:
+                assert names[id(parameter)] not in found
+                found[names[id(parameter)]] = group["lr"]
+        assert found.keys() == set(names.values())
+        assert {rate for name, rate in found.items() if "multi_modal_projector" in name} == {2e-5}
+        rest = {name: rate for name, rate in found.items() if "multi_modal_projector" not in name}
+        assert set(rest.values()) == {2e-4} and all(is_adapter(name) for name in rest) is adapted
+    config = recipe(shelf, "llama", "init_from=null", "optimizer.lr=2e-4")
+    assert {group["lr"] for group in assemble.learned_groups(parts(config)[0], config.optimizer)} == {2e-4}
+
+
+def test_a_rate_for_what_does_not_learn(shelf: Path) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.projector_lr: the projector does not learn"):
+        recipe(shelf, "llama", "model.train=[language_model]", "optimizer.projector_lr=2e-5")

@@ -145,7 +145,7 @@ def test_placeholders_and_images_must_agree(shelf: Path) -> None:
 
 def test_the_processor_expands_and_fits(shelf: Path) -> None:
     picture = Image.new("RGB", (40, 20), (255, 0, 0))
-    for fit in ("pad", "resize"):
+    for fit in ("crop", "pad", "resize"):
         built = build(shelf, "llama", f"model.image_fit={fit}")
         inputs = built.processor(images=[picture], text=f"a {IMAGE_TOKEN} b", return_tensors="pt")
         assert int((inputs["input_ids"] == built.side.config.image_token_id).sum()) == TOKENS
@@ -162,7 +162,7 @@ def test_an_exported_folder_needs_no_code_of_ours(shelf: Path, tmp_path: Path) -
     """All families in one process, since starting it costs most."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
-    cases = [("llama", "pad"), ("qwen2", "resize"), ("qwen3", "pad")]
+    cases = [("llama", "pad"), ("qwen2", "resize"), ("qwen3", "crop")]
     for kind, fit in cases:
         built = build(shelf, kind, f"model.image_fit={fit}")
         export_model(tmp_path / kind, built.side, built.tower, built.processor, shard_bytes=20_000)

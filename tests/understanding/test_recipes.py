@@ -75,8 +75,45 @@ def test_the_stages_fit_together(name: str) -> None:
     )
     assert two.init_from == f"{one.output}/model" and one.init_from is None
     assert one.model.tower == two.model.tower and one.model.language_model == two.model.language_model
-    assert one.model.image_fit == two.model.image_fit
+    # LLaVA-1.5 cuts in pretraining and pads in fine-tuning; the demo's scenes are squares.
+    fits = ("resize", "resize") if name == "demo" else ("crop", "pad")
+    assert (one.model.image_fit, two.model.image_fit) == fits
     assert one.model.template == "plain" and two.model.template != "plain"
+
+
+# scripts/v1_5/finetune_lora.sh of haotian-liu/LLaVA, and what its train.py takes where the script is silent.
+LLAVA_LORA: dict[str, Any] = {
+    "model.lora.rank": 128,  # lora_r
+    "model.lora.alpha": 256,  # lora_alpha
+    "model.lora.dropout": 0.05,
+    "optimizer.lr": 2e-4,  # learning_rate
+    "optimizer.projector_lr": 2e-5,  # mm_projector_lr
+    "optimizer.warmup_ratio": 0.03,
+    "optimizer.end_lr": 0.0,  # lr_scheduler_type cosine
+    "optimizer.adamw.weight_decay": 0.0,
+    "engine.zero_stage": 3,  # zero3.json
+    "engine.precision": "bf16",
+    "engine.activation_checkpointing": True,
+    "data.max_length": 2048,  # model_max_length
+    "data.group": "modality_length",
+    "batch.global_size": 128,  # 16 a device, eight of them
+    "batch.micro_size": 16,
+    "model.image_fit": "pad",  # image_aspect_ratio
+    "model.template": "vicuna_v1",  # version v1
+    "epochs": 1,
+}
+
+
+def test_llavas_adapters() -> None:
+    whole, adapters = (
+        load_config(UnderstandingConfig, RECIPES / f"vicuna_7b_256_{name}.yaml")
+        for name in ("sft", "sft_lora")
+    )
+    for key, value in LLAVA_LORA.items():
+        assert get(adapters, key) == value, key
+    assert adapters.init_from == whole.init_from and adapters.data == whole.data
+    assert adapters.model.tower == whole.model.tower
+    assert adapters.model.language_model == whole.model.language_model
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -130,12 +130,12 @@ def test_the_oldest_turns_are_dropped(
     """What the talk is about stays, before the eyes and in the cache; the system message too."""
     monkeypatch.setattr(chat, "positions", 300)
     session = ChatSession(chat, [picture(0)], "You are a helpful assistant.", drop_oldest=True)
-    for number in range(10):
+    for number in range(12):
         answer = session.ask(QUESTIONS[number % 3], decoding=BRIEF)
         assert answer == uncached(session, [picture(0)])
         assert len(session.messages) == 1 + 2 * (number + 1 - session.dropped)
         assert session.messages[0]["role"] == "system"
-    assert session.dropped > 2
+    assert session.dropped >= 2
     with pytest.raises(UserError, match=r"^too long: \d{4}"):
         session.ask("x " * 5000, decoding=BRIEF)
 

@@ -314,6 +314,7 @@ def test_bad_input_is_one_line(overrides: list[str], complaint: str, shelf: Path
         ([*MUON, "engine.zero_stage=3"], "optimizer.muon: expected zero_stage 0, 1 or 2"),
         ([*MUON, "engine.offload=cpu"], "no offload"),
         ([*MUON, "optimizer.end_lr=1e-5"], "optimizer.end_lr: expected 0 beside muon"),
+        ([*MUON, "optimizer.projector_lr=1e-5"], "projector_lr: expected null beside muon"),
     ],
 )
 def test_what_muon_does_not_go_with(

@@ -1,6 +1,6 @@
 """modelscope's own mPLUG on random weights; `benchmarks.mplug` runs it by a Python that does not know this project.
 
-    python original.py FOLDER WORK
+    python ask_modelscope.py FOLDER WORK
 
 FOLDER holds the released layout without weights, which the original's class makes and this saves; WORK/asked.json the
 questions about WORK/*.png. WORK/original.pt receives pixels, ids, the best answers' ids and logits, and the answers.
