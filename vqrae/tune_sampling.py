@@ -6,9 +6,9 @@
 Every combination of --cfg-scale and --temperature draws the same few prompts; the best third goes on with more of them,
 and the best third of these with all. The settings of MODEL's folder take part to the end. Scorers:
 
-    clip         similarity of picture and prompt, by a CLIP in a local folder (--clip)
-    mask2former  GenEval's rules; FILE.jsonl then has GenEval's metadata (--mask2former and --clip: local folders)
-    world        the same, by the exact detector of the miniature world of scripts/demo
+    clip         similarity of picture and prompt, by a CLIP (--clip)
+    world, ...   GenEval's rules on what a detector finds, any that run_geneval.sh takes; FILE.jsonl then has GenEval's
+                 metadata
 
 Prompts of GenEval and DPG-Bench are refused, and those of --held-out: their figures would tell nothing afterwards. DIR
 keeps the scores, so that a call that was stopped goes on where it was, and receives tuning.json, all trials with their
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from generation.generator import Generator
 
 HELP = "find the guidance and the temperature that a generator draws best with"
+CLIP = "openai/clip-vit-large-patch14"
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 BAR = 40  # letters of the longest bar in the table
@@ -47,16 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line, or .jsonl"
     )
     parser.add_argument(
-        "--scorer",
-        choices=("clip", "mask2former", "world"),
-        required=True,
-        help="what tells a better picture",
+        "--scorer", required=True, metavar="NAME", help="clip, or a detector as run_geneval.sh's --detector"
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for scores and results"
     )
-    parser.add_argument("--clip", type=Path, metavar="FOLDER", help="a CLIP model")
-    parser.add_argument("--mask2former", type=Path, metavar="FOLDER", help="a Mask2Former model")
+    parser.add_argument(
+        "--clip", default=CLIP, metavar="MODEL", help="folder or hub id (default: %(default)s)"
+    )
     parser.add_argument(
         "--held-out", type=Path, action="append", default=[], metavar="FILE", help="further prompts to refuse"
     )
@@ -144,22 +143,15 @@ def _tried(arguments: argparse.Namespace) -> list[tuple[float, float]]:
 
 
 def _scorer(arguments: argparse.Namespace, prompts: Sequence[TuningPrompt], device: Any) -> Scorer:
+    from common.models.weight_files import resolve_folder
+    from evals.detectors.opening import detector_needs, open_detector
+    from evals.preflight import require
     from evals.tuning.scorers import ClipScorer, DetectorScorer
 
-    needed = {"clip": ("clip",), "mask2former": ("mask2former", "clip"), "world": ()}[arguments.scorer]
-    for name in needed:
-        given = getattr(arguments, name)
-        if given is None or not given.is_dir():
-            raise UserError(f"--{name}: expected a model's folder, found {given}")
     if arguments.scorer == "clip":
-        return ClipScorer(arguments.clip, device)
-    if arguments.scorer == "world":
-        from evals.detectors.world import WorldDetector
-
-        return DetectorScorer(WorldDetector(), prompts, arguments.prompts)
-    from evals.detectors.mask2former import Mask2FormerDetector
-
-    detector = Mask2FormerDetector.from_pretrained(str(arguments.mask2former), str(arguments.clip), device)
+        return ClipScorer(resolve_folder(arguments.clip), device)
+    require("tune-sampling", detector_needs(arguments.scorer, arguments.clip))
+    detector = open_detector(arguments.scorer, arguments.clip, device)
     return DetectorScorer(detector, prompts, arguments.prompts)
 
 
