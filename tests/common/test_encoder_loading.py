@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import hub_layouts
 import pytest
 import tiny
 import torch
@@ -110,6 +111,28 @@ def test_original_internvit_keys(tmp_path: Path, prefix: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(stated))
     save_file(original, tmp_path / "model.safetensors")
     assert same(encoder, load_encoder(str(tmp_path)))
+
+
+def test_siglip2_as_on_the_hub(tmp_path: Path) -> None:
+    """Both towers in one file, and a config without what is usual: read as the library's whole model reads it."""
+    stated = hub_layouts.write_siglip2(tmp_path)
+    encoder = load_encoder(str(tmp_path), stated).eval()
+    whole = SiglipModel.from_pretrained(tmp_path).eval()
+    pixels = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        seen = whole.vision_model(encoder.normalize(pixels), output_hidden_states=True).hidden_states[-1]
+        assert torch.equal(encoder(pixels), seen) and seen.std() > 0.1
+
+
+def test_internvl3_as_on_the_hub(tmp_path: Path) -> None:
+    """bfloat16 in several files under the names of 2025, sides in pairs: read as the library's whole model reads it."""
+    stated = hub_layouts.write_internvl(tmp_path)
+    encoder = load_encoder(str(tmp_path), stated).eval()
+    whole = InternVLForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    pixels = torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        seen = whole.model.vision_tower(encoder.normalize(pixels)).last_hidden_state[:, 1:]
+        assert torch.equal(encoder(pixels), seen) and seen.std() > 0.1
 
 
 def test_other_resolutions_and_shapes_interpolate_positions() -> None:
