@@ -16,6 +16,7 @@ from generation.model_folder import load_generator
 from understanding.chat import ChatModel, load
 from understanding.conversation import questions, read_conversation
 from understanding.templates import IMAGE_TOKEN
+from understanding.turns import placed
 
 WORDS = 6  # tokens of the longest answer
 BATCH = 40
@@ -79,7 +80,7 @@ def _talks(demo: Path, count: int) -> Case:
 def _answers(chat: ChatModel, asked: list[Any]) -> list[str]:
     given: list[str] = []
     for start in range(0, len(asked), BATCH):
-        requests = [([shown], turns) for shown, turns in asked[start : start + BATCH]]
+        requests = [([shown], placed(turns)) for shown, turns in asked[start : start + BATCH]]
         given += chat.answer(requests, max_new_tokens=WORDS)
     return given
 
