@@ -75,9 +75,9 @@ def score(photos: Path, output: Path, records: list[dict[str, Any]]) -> None:
     from PIL import Image
 
     from common.data.images import read_image
-    from understanding.chat import load
+    from understanding.chat.model import load
+    from understanding.chat.turns import placed
     from understanding.conversation import questions, read_conversation
-    from understanding.turns import placed
 
     chat = load(output / "run" / "model")
     talks = [list(questions(read_conversation(record).messages)) for record in records]

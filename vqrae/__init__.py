@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from common.models.vqrae import VQRAE, VQRAEConfig
     from generation.generator import Generator
     from generation.sampling import Sampling
-    from understanding.chat import ChatModel
-    from understanding.decoding import Decoding
-    from understanding.session import ChatSession
+    from understanding.chat.decoding import Decoding
+    from understanding.chat.model import ChatModel
+    from understanding.chat.session import ChatSession
 
 __all__ = [
     "VQRAE",
@@ -42,9 +42,9 @@ __all__ = [
 HOMES = {
     "VQRAE": "common.models.vqrae",
     "VQRAEConfig": "common.models.vqrae",
-    "ChatModel": "understanding.chat",
-    "ChatSession": "understanding.session",
-    "Decoding": "understanding.decoding",
+    "ChatModel": "understanding.chat.model",
+    "ChatSession": "understanding.chat.session",
+    "Decoding": "understanding.chat.decoding",
     "Generator": "generation.generator",
     "Sampling": "generation.sampling",
 }

@@ -24,8 +24,8 @@ from common.command import add_batch_size, add_device
 from common.errors import UserError
 
 if TYPE_CHECKING:
-    from understanding.chat import ChatModel
-    from understanding.decoding import Decoding
+    from understanding.chat.decoding import Decoding
+    from understanding.chat.model import ChatModel
 
 HELP = "ask about pictures: one question, or a file of them"
 
@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
         answer_file(arguments, decoding)
         return
     images, question = read_words(arguments)
-    from understanding.session import ChatSession
-    from understanding.turns import checked_text, read_picture
+    from understanding.chat.session import ChatSession
+    from understanding.chat.turns import checked_text, read_picture
 
     # Before the model is loaded, which may take minutes.
     pictures, question = [read_picture(image) for image in images], checked_text(question)
@@ -122,8 +122,8 @@ def answer_file(arguments: argparse.Namespace, decoding: Decoding) -> None:
     from dataclasses import asdict
 
     from common.models.weight_files import check_model_type, resolve_folder, weights_sha256
-    from understanding.answer_file import AnswerFile
-    from understanding.asking import FileAsker
+    from understanding.chat.answer_file import AnswerFile
+    from understanding.chat.asking import FileAsker
 
     folder = resolve_folder(arguments.model)
     check_model_type(folder, "llava")
@@ -150,7 +150,7 @@ def answer_file(arguments: argparse.Namespace, decoding: Decoding) -> None:
 
 
 def read_decoding(arguments: argparse.Namespace) -> Decoding:
-    from understanding.decoding import Decoding
+    from understanding.chat.decoding import Decoding
 
     return Decoding(arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.seed)
 
@@ -158,7 +158,7 @@ def read_decoding(arguments: argparse.Namespace) -> Decoding:
 def open_model(arguments: argparse.Namespace) -> ChatModel:
     """The model, where and as the options say."""
     from common import dist
-    from understanding.chat import load
+    from understanding.chat.model import load
 
     device = "cpu" if arguments.device_map else dist.start_process(arguments.device)
     return load(

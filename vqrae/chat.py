@@ -25,8 +25,8 @@ from vqrae.ask import add_model_arguments, open_model, print_pieces, read_decodi
 if TYPE_CHECKING:
     from PIL import Image
 
-    from understanding.decoding import Decoding
-    from understanding.session import ChatSession
+    from understanding.chat.decoding import Decoding
+    from understanding.chat.session import ChatSession
 
 HELP = "talk about pictures, over several turns"
 
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a model or a picture that cannot be used; within the talk, a bad picture is only named."""
     decoding = read_decoding(arguments)
-    from understanding.session import ChatSession
-    from understanding.turns import read_picture
+    from understanding.chat.session import ChatSession
+    from understanding.chat.turns import read_picture
 
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # else bytes that are no text would end the talk

@@ -13,10 +13,10 @@ from common.data.images import read_image
 from common.errors import UserError
 from common.models.encoder_loading import load_encoder
 from generation.model_folder import load_generator
-from understanding.chat import ChatModel, load
+from understanding.chat.model import ChatModel, load
+from understanding.chat.turns import placed
 from understanding.conversation import questions, read_conversation
 from understanding.templates import IMAGE_TOKEN
-from understanding.turns import placed
 
 WORDS = 6  # tokens of the longest answer
 BATCH = 40

@@ -75,7 +75,7 @@ class ChatJudge:
         Raises:
             UserError: nothing there, or a model of another kind.
         """
-        from understanding.loading import load_with_processor
+        from understanding.chat.loading import load_with_processor
 
         folder = resolve_folder(source)
         model, processor = load_with_processor(folder, "a chat model", device)

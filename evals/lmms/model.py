@@ -28,8 +28,8 @@ from common.models.weight_files import resolve_folder, weights_sha256
 from evals.answers import Answers, answer_key, model_digest, picture_digest
 from evals.fingerprint import PROMPTS
 from evals.lmms.requests import Question, read_request, render, settings_of
-from understanding.chat import load
-from understanding.decoding import Decoding
+from understanding.chat.decoding import Decoding
+from understanding.chat.model import load
 from understanding.templates import without_gap
 
 PATIENCE = timedelta(days=1)  # that a process waits for the slowest

@@ -11,8 +11,8 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 
 from common.errors import UserError, refusing
+from understanding.chat.turns import read_picture
 from understanding.templates import IMAGE_TOKEN
-from understanding.turns import read_picture
 
 LENGTH = 1024  # tokens of an answer where a task names no number, as `llava` has it
 

@@ -23,8 +23,8 @@ from common.errors import refusing
 from common.models.weight_files import resolve_folder
 from evals.vlmeval.cut_answers import CutAnswers, Message
 from evals.vlmeval.internvl import Checkpoint
-from understanding.chat import load
-from understanding.loading import load_with_processor
+from understanding.chat.loading import load_with_processor
+from understanding.chat.model import load
 from understanding.templates import IMAGE_TOKEN
 
 LLAVA_LENGTH = 1024  # tokens of an answer at most

@@ -66,7 +66,7 @@ def answers(demo: Path) -> Image:
     from common.sheets import answer_sheet, beside
     from scripts.demo.understanding_report import ARMS, answered, read_turns
     from scripts.demo.understanding_report import answers as ask
-    from understanding.chat import load
+    from understanding.chat.model import load
 
     pictures, turns = read_turns(demo / "world")
     turns = [turn for turn in turns if turn.picture < ASKED]

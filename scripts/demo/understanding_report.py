@@ -25,10 +25,10 @@ from common.sheets import Answer, answer_sheet
 from scripts.demo.command import demo_parser
 from scripts.demo.summary import merge
 from scripts.demo.world import read_records
-from understanding.chat import ChatModel, load
+from understanding.chat.model import ChatModel, load
+from understanding.chat.turns import placed
 from understanding.conversation import questions, read_conversation
 from understanding.templates import IMAGE_TOKEN
-from understanding.turns import placed
 
 ARMS = {
     "accuracy": "understanding_sft",

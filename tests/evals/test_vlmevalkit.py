@@ -108,7 +108,7 @@ def test_the_kit_asks_our_model_and_its_scores_are_the_tables(shelf: Path, tmp_p
     assert status["argv"][-3:] == ["--judge", "exact_matching", "--reuse"]
 
     from common.data.images import open_image
-    from understanding.chat import load
+    from understanding.chat.model import load
 
     picture = open_image(shelf / "images" / "000.png")
     chat = load(shelf / "model")

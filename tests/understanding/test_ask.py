@@ -19,9 +19,9 @@ from test_bad_input import bomb
 from tiny_chat import write_chat_model
 
 from common.errors import UserError, run_cli
-from understanding.answer_file import AnswerFile
-from understanding.chat import ChatModel, load
-from understanding.question_file import Question, read_questions
+from understanding.chat.answer_file import AnswerFile
+from understanding.chat.model import ChatModel, load
+from understanding.chat.question_file import Question, read_questions
 from vqrae.cli import dispatch
 
 Ask = Callable[..., int]
@@ -40,7 +40,7 @@ def chat(model_folder: Path) -> ChatModel:
 @pytest.fixture
 def ask(model_folder: Path, chat: ChatModel, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """`vqrae ask MODEL ...`; returns its exit code."""
-    monkeypatch.setattr("understanding.chat.load", lambda *_, **__: chat)
+    monkeypatch.setattr("understanding.chat.model.load", lambda *_, **__: chat)
 
     def call(*words: Any) -> int:
         try:

@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from common.errors import UserError
-from understanding.chat import ChatModel, load
-from understanding.decoding import Decoding
-from understanding.prompt import PromptWriter, batch
-from understanding.turns import Request, placed
+from understanding.chat.decoding import Decoding
+from understanding.chat.model import ChatModel, load
+from understanding.chat.prompt import PromptWriter, batch
+from understanding.chat.turns import Request, placed
 from vqrae.cli import dispatch
 
 

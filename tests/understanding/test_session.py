@@ -12,9 +12,9 @@ from PIL import Image
 from tiny_chat import write_chat_model
 
 from common.errors import UserError
-from understanding.chat import ChatModel, load
-from understanding.decoding import Decoding
-from understanding.session import ChatSession
+from understanding.chat.decoding import Decoding
+from understanding.chat.model import ChatModel, load
+from understanding.chat.session import ChatSession
 
 BRIEF = Decoding(max_new_tokens=6)
 QUESTIONS = ("What color is the large triangle?", "How many bowls are there?", "Is there a red circle?")

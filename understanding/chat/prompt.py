@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError, refusing
-from understanding.turns import Message, read_turns
+from understanding.chat.turns import Message, read_turns
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 
 from common.errors import UserError, refusing
 from common.models.weight_files import check_model_type, resolve_folder
-from understanding.decoding import LENGTH, Decoding
-from understanding.loading import DeviceMap, Dtype, load_with_processor
-from understanding.prefix import Prefix
-from understanding.prompt import Prompt, PromptWriter, batch
-from understanding.turns import Message, Request
+from understanding.chat.decoding import LENGTH, Decoding
+from understanding.chat.loading import DeviceMap, Dtype, load_with_processor
+from understanding.chat.prefix import Prefix
+from understanding.chat.prompt import Prompt, PromptWriter, batch
+from understanding.chat.turns import Message, Request
 
 
 def load(

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from common.errors import UserError
-from understanding.chat import ChatModel, TooLong
-from understanding.decoding import SEEDS, Decoding
-from understanding.prefix import Prefix
-from understanding.prompt import Prompt
-from understanding.turns import Message, Part, checked_text, read_picture, read_turns
+from understanding.chat.decoding import SEEDS, Decoding
+from understanding.chat.model import ChatModel, TooLong
+from understanding.chat.prefix import Prefix
+from understanding.chat.prompt import Prompt
+from understanding.chat.turns import Message, Part, checked_text, read_picture, read_turns
 
 
 class ChatSession:

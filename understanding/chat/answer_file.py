@@ -12,7 +12,7 @@ from typing import Any
 
 from common.errors import UserError, refusing
 from common.files import write_json, write_text, writing
-from understanding.question_file import Question
+from understanding.chat.question_file import Question
 
 
 class AnswerFile:

@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from common.errors import MORE_MEMORY, UserError, out_of_memory
-from understanding.answer_file import AnswerFile
-from understanding.chat import ChatModel
-from understanding.decoding import SEEDS, Decoding
-from understanding.prompt import Prompt
-from understanding.question_file import Question, read_questions
-from understanding.turns import Message, checked_text
+from understanding.chat.answer_file import AnswerFile
+from understanding.chat.decoding import SEEDS, Decoding
+from understanding.chat.model import ChatModel
+from understanding.chat.prompt import Prompt
+from understanding.chat.question_file import Question, read_questions
+from understanding.chat.turns import Message, checked_text
 
 
 class FileAsker:

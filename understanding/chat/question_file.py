@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from common.errors import UserError, refusing
-from understanding.turns import checked_text, read_picture
+from understanding.chat.turns import checked_text, read_picture
 
 FIELDS = {
     "id": "id",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from understanding.prompt import Prompt
+from understanding.chat.prompt import Prompt
 
 
 class Prefix:
