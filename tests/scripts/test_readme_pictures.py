@@ -80,7 +80,7 @@ def test_answers_stand_in_two_columns(
             asked.extend(pictures[0].tobytes() for pictures, _ in requests)
             return ["yes"] * len(requests)
 
-    monkeypatch.setattr("understanding.chat.load", lambda source: Model())
+    monkeypatch.setattr("understanding.chat.model.load", lambda source: Model())
     page = readme_pictures.answers(tmp_path)
     scenes = [Image.open(world_folder / "val" / f"{number:06d}.png").convert("RGB") for number in range(4)]
     assert list(dict.fromkeys(asked)) == [scene.tobytes() for scene in scenes]
