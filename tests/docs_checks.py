@@ -43,8 +43,8 @@ CONFIG_OF: dict[str, type] = {
 
 # Commands of others, whose options are their own affair.
 FOREIGN_COMMANDS = {
-    "apt-get", "cd", "export", "git", "hf", "lmms-eval", "mkdir", "pip", "pre-commit", "source", "tensorboard", "unzip",
-    "uv",    ".venv/bin/uv",
+    "apt-get", "cd", "export", "git", "hf", "lmms-eval", "mkdir", "modelscope", "pip", "pre-commit", "source",
+    "tensorboard", "unzip", "uv", ".venv/bin/uv",
 }  # fmt: skip
 # What starts a script of ours, with its options: True where a value follows.
 LAUNCHERS = {
