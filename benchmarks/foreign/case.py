@@ -85,10 +85,8 @@ def with_picture(talk: Sequence[dict[str, Any]], shown: Image.Image) -> list[dic
 def went_on(model: Any, prompts: Tensor, length: int) -> dict[str, Any]:
     """`questions` and `answers` of a case: how a generator goes on from ids, greedily."""
     given = {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
-    plain = GenerationConfig(
-        pad_token_id=0
-    )  # no settings of a generator's own, such as the ids it may not write
-    answers, logprobs = greedy(model, given, length, generation_config=plain)
+    model.generation_config = GenerationConfig(pad_token_id=0)  # without the guidance that a generator's has
+    answers, logprobs = greedy(model, given, length)
     asked = {"prompts": prompts.tolist(), "length": length, "positions": prompts.shape[1] + length}
     return {"questions": asked, "answers": answers, "logprobs": logprobs}
 
