@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import GenerationConfig
 
 TEXTS = ["A photo of two giraffes.", "  Is it red?\n<image>\nNo: 1, 22, 333", "Zwölf"]
 TALK = [
@@ -84,7 +85,8 @@ def with_picture(talk: Sequence[dict[str, Any]], shown: Image.Image) -> list[dic
 def went_on(model: Any, prompts: Tensor, length: int) -> dict[str, Any]:
     """`questions` and `answers` of a case: how a generator goes on from ids, greedily."""
     given = {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
-    answers, logprobs = greedy(model, given, length, pad_token_id=0)
+    model.generation_config = GenerationConfig(pad_token_id=0)  # without the guidance that a generator's has
+    answers, logprobs = greedy(model, given, length)
     asked = {"prompts": prompts.tolist(), "length": length, "positions": prompts.shape[1] + length}
     return {"questions": asked, "answers": answers, "logprobs": logprobs}
 
