@@ -1,8 +1,8 @@
 """Is InternVL asked as VLMEvalKit asks it? Our class beside VLMEvalKit's with OpenGVLab's own `chat`, without weights.
 
-    PYTHONPATH=KIT ENVIRONMENT/bin/python -m benchmarks.vlmevalkit_prompts OPENGVLAB MODEL
+    PYTHONPATH=KIT python -m benchmarks.vlmevalkit_prompts OPENGVLAB MODEL
 
-KIT and OPENGVLAB are checkouts of open-compass/VLMEvalKit and OpenGVLab/InternVL, ENVIRONMENT has VLMEvalKit's
+KIT and OPENGVLAB are checkouts of open-compass/VLMEvalKit and OpenGVLab/InternVL, Python's environment has VLMEvalKit's
 requirements, MODEL is an InternVL folder (-hf), of which only the processor is read. For each data set of the paper's
 Table 3, twenty made-up rows go through both, up to the text tokenizer; it prints whether all bytes are equal, and the
 fingerprint.
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import ast
 import runpy
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from common.command import described_parser
 from common.errors import UserError, run_cli
 
 
@@ -67,9 +67,11 @@ class Listening:
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
-        raise UserError("expected OPENGVLAB MODEL")
-    opengvlab, model = sys.argv[1:]
+    parser = described_parser(__doc__)
+    parser.add_argument("opengvlab", type=Path, metavar="OPENGVLAB")
+    parser.add_argument("model", metavar="MODEL")
+    options = parser.parse_args()
+    opengvlab, model = options.opengvlab, options.model
     from vlmeval.vlm import InternVLChat
     from vlmeval.vlm.base import BaseModel
 
@@ -90,7 +92,7 @@ def main() -> None:
         )
         theirs.__dict__.update(version="V2.0", best_of_n=1, device="cpu")
         theirs.kwargs = {"do_sample": False, "max_new_tokens": 4096, "top_p": None}
-        theirs.model = theirs.tokenizer = Listening(Path(opengvlab))
+        theirs.model = theirs.tokenizer = Listening(opengvlab)
         asked(data, ours)
         asked(data, theirs)
         equal = ours.model.heard == theirs.model.heard

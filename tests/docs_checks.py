@@ -44,7 +44,7 @@ CONFIG_OF: dict[str, type] = {
 # Commands of others, whose options are their own affair.
 FOREIGN_COMMANDS = {
     "apt-get", "cd", "export", "git", "hf", "lmms-eval", "mkdir", "modelscope", "pip", "pre-commit", "source",
-    "tensorboard", "unzip", "uv", ".venv/bin/uv",
+    "tensorboard", "unzip", "iconv", "uv", ".venv/bin/uv",
 }  # fmt: skip
 # What starts a script of ours, with its options: True where a value follows.
 LAUNCHERS = {
@@ -58,7 +58,7 @@ OURS = ("python", "bash", "vqrae", *LAUNCHERS)
 # Words in backticks that do not occur in the code: those of others, and of our tests.
 FOREIGN_WORDS = {
     "CUDA_VISIBLE_DEVICES", "HF_HOME", "HUB_ID", "OutOfMemoryError", "push_to_hub", "slots", "node1", "hosts",
-    "sys.path", "vision_feature_layer", "key.path", "value", "pair.run",
+    "iconv", "sys.path", "vision_feature_layer", "key.path", "value", "pair.run",
 }  # fmt: skip
 # Folders that runs and users make: what is below them cannot be looked up.
 MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures")

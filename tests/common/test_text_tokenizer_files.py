@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 import sentencepiece
-import transformers.convert_slow_tokenizer
 from hub_tokenizers import sentencepiece_model, write_qwen_text_tokenizer, write_vicuna_text_tokenizer
 from text_tokenizers import SENTENCES
 from tokenizers import Tokenizer
@@ -124,13 +124,18 @@ def test_a_proto_that_does_not_fit_its_library(vicuna: Path, monkeypatch: pytest
     )
 
 
+def slow_tokenizers() -> Any:
+    """The module; as an attribute of transformers it is, once used, the function of that name."""
+    return importlib.import_module("transformers.convert_slow_tokenizer")
+
+
 def test_what_transformers_swallows_is_told(vicuna: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of its own that no look at the files foresees: it warns, goes on, and fails with tiktoken's."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise KeyError("precompiled_charsmap of a kind to come")
 
-    monkeypatch.setattr(transformers.convert_slow_tokenizer.SentencePieceExtractor, "extract", fail)
+    monkeypatch.setattr(slow_tokenizers().SentencePieceExtractor, "extract", fail)
     said = complaint(vicuna)
     assert "precompiled_charsmap of a kind to come" in said
     assert said.index("precompiled_charsmap") < said.index("Error parsing line")
@@ -142,7 +147,7 @@ def test_tokens_that_went_missing_on_the_way_are_noticed(
     def forget(self: Any, model_type: Any, **options: Any) -> dict[str, Any]:
         return {**options, "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2}, "merges": []}
 
-    monkeypatch.setattr(transformers.convert_slow_tokenizer.SentencePieceExtractor, "extract", forget)
+    monkeypatch.setattr(slow_tokenizers().SentencePieceExtractor, "extract", forget)
     assert complaint(vicuna) == "transformers made 3 tokens of 420 in the files"
 
 

@@ -70,7 +70,8 @@ def test_each_stage_trains_what_it_says(shelf: Path, pretrained: Path, tmp_path:
     tower = VQRAE.from_pretrained(shelf / "vqrae").encoder.model.state_dict()
     exported = weights(tmp_path / "tuned")
     for name, tensor in tower.items():
-        assert torch.equal(tensor, exported[f"vision_tower.{name}"]), name
+        if not name.startswith("head."):  # which nothing reads
+            assert torch.equal(tensor, exported[f"vision_tower.vision_model.{name}"]), name
 
 
 def test_the_loss_falls_and_held_out_answers_are_measured(
