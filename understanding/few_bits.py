@@ -6,7 +6,6 @@ Tower, projector, embeddings and head stay whole: they are small beside the laye
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 from logging import ERROR, getLogger
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from peft.utils.integrations import dequantize_bnb_weight
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
+from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION, is_bitsandbytes_available
 
 from common.errors import UserError
 
@@ -32,8 +32,9 @@ def few_bits_config(bits: int, compute_dtype: torch.dtype) -> BitsAndBytesConfig
     """
     if bits not in (4, 8):
         raise UserError(f"bits: expected 4 or 8, found {bits}")
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"bits: {bits} needs the package bitsandbytes, which is not installed")
+    if not is_bitsandbytes_available():
+        needed = f"the package bitsandbytes, {BITSANDBYTES_MIN_VERSION} or newer"
+        raise UserError(f"bits: {bits} needs {needed}, which is not installed (bash scripts/setup.sh bits)")
     getLogger("bitsandbytes").setLevel(ERROR)  # it tells of every layer that it casts
     return BitsAndBytesConfig(
         load_in_4bit=bits == 4,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from language_sides import batch_for, logits_of, parts
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from common.config import load_config
 from common.errors import UserError
@@ -31,7 +31,7 @@ RECIPES = Path(__file__).parents[2] / "understanding" / "recipes"
 BITS = (4, 8)
 ADAPTER = "adapter_model.safetensors"
 needs_bitsandbytes = pytest.mark.skipif(
-    find_spec("bitsandbytes") is None, reason="the extra `bits` is not installed"
+    not is_bitsandbytes_available(), reason="the extra `bits` is not installed"
 )
 
 
@@ -173,7 +173,7 @@ def test_few_bits_are_not_shared_out(shelf: Path) -> None:
 
 def test_four_bits_are_llavas(monkeypatch: pytest.MonkeyPatch) -> None:
     """`quant_type` and `double_quant` of its train.py."""
-    monkeypatch.setattr(few_bits, "find_spec", lambda name: True)
+    monkeypatch.setattr(few_bits, "is_bitsandbytes_available", lambda: True)
     config = few_bits_config(4, torch.bfloat16)
     assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16 and config.load_in_4bit
@@ -181,8 +181,8 @@ def test_four_bits_are_llavas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_bitsandbytes(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_bits, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="bits: 4 needs the package bitsandbytes, which is not installed"):
+    monkeypatch.setattr(few_bits, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(UserError, match="bits: 4 needs the package bitsandbytes, .* or newer, which is not installed"):
         parts(recipe(shelf, shelf, "init_from=null", adapters(4)))
 
 
