@@ -19,6 +19,7 @@ from common.training.state import Fact
 from understanding.batches import BatchPlan
 from understanding.config import ConversationSource, ModelConfig, OptimizerConfig, UnderstandingConfig
 from understanding.dataset import ConversationDataset, open_conversations
+from understanding.few_bits import make_few_bit_layers
 from understanding.filling import fill
 from understanding.lora import add_adapters
 from understanding.model import grown_vocabulary, llava_config, skeleton
@@ -87,7 +88,7 @@ def assemble_language_side(
 
     side = LanguageSide(skeleton(llava, model.attn_implementation))
     stored = match(source, side.llava)
-    _choose_what_learns(side, model)
+    _choose_what_learns(side, model, engine.precision)
     dtype = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     if engine.zero_stage == 3:
         from common.language.partition import Partition, save_memory
@@ -124,9 +125,12 @@ def _check_tower(there: str, here: str, where: str) -> None:
         raise UserError(f"{where}: was trained on the tower {there[:12]}, model.tower names {here[:12]}")
 
 
-def _choose_what_learns(side: LanguageSide, model: ModelConfig) -> None:
+def _choose_what_learns(side: LanguageSide, model: ModelConfig, precision: Precision) -> None:
     side.requires_grad_(False)
     if model.lora is not None:
+        if model.lora.bits is not None:
+            dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+            make_few_bit_layers(side.llava, model.lora.bits, dtype)
         add_adapters(side, model.lora)
     elif "language_model" in model.train:
         side.llava.model.language_model.requires_grad_(True)

@@ -56,11 +56,14 @@ class LoRAConfig:
     Args:
         rank, alpha, dropout: as in the paper; LLaVA-1.5 trains with 128, 256 and 0.05, at 2e-4 (`optimizer.lr`) beside
             2e-5 for the projector (`optimizer.projector_lr`).
+        bits: what the weights beneath are kept in: 4 (QLoRA) or 8, by bitsandbytes, which must be installed; null keeps
+            them whole.
     """
 
     rank: Count
     alpha: int
     dropout: ShareBelowOne = 0.0
+    bits: Literal[4, 8] | None = None
 
 
 @configclass
@@ -204,6 +207,10 @@ class UnderstandingConfig:
         if self.model.projector_start == "standardized" and self.engine.zero_stage == 3:
             raise ValueError(
                 "model.projector_start: standardized needs zero_stage 0, 1 or 2, as in pretraining"
+            )
+        if self.model.lora is not None and self.model.lora.bits is not None and self.engine.zero_stage == 3:
+            raise ValueError(
+                "model.lora.bits: ZeRO-3 cannot share out weights in few bits; set engine.zero_stage to 2"
             )
         if self.optimizer.projector_lr is not None and "projector" not in self.model.train:
             raise ValueError("optimizer.projector_lr: the projector does not learn; see model.train")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from common.training.optim import warmup_steps
 from common.training.plan import batch_line, memory_lines, planned_ranks
 from understanding.config import UnderstandingConfig
+
+if TYPE_CHECKING:
+    from understanding.sizes import ParameterCounts
 
 
 def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
@@ -23,7 +28,7 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
     if "language_model" in model.train:
         trained += counts.adapters if model.lora else counts.language_model
     frozen = sum(parts) - trained
-    fixed = (2 if engine.precision == "bf16" else 4) * counts.tower
+    fixed = (2 if engine.precision == "bf16" else 4) * counts.tower + counts.few_bits_bytes
     lines = [
         batch_line(config.batch, gpus),
         f"steps            {_steps(config)}",
@@ -31,9 +36,16 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
         f"template {model.template}",
         f"trained          {_millions(trained)}: {_trained_parts(config)}",
         f"frozen           {_millions(frozen + counts.tower)}: the tower {_millions(counts.tower)}, "
-        f"the rest {_millions(frozen)}",
+        f"the rest {_millions(frozen)}{_in_few_bits(config, counts)}",
         "memory per GPU   weights, gradients, optimizer and tower, without activations:",
-        *memory_lines(engine, gpus, trained=trained, frozen=frozen, beside=fixed, stages=(0, 1, 2, 3)),
+        *memory_lines(
+            engine,
+            gpus,
+            trained=trained,
+            frozen=frozen - counts.few_bits,
+            beside=fixed,
+            stages=(0, 1, 2) if counts.few_bits else (0, 1, 2, 3),
+        ),
     ]
     if engine.offload != "none":
         lines.append(f"  offload        optimizer states rest on {engine.offload} instead")
@@ -56,6 +68,13 @@ def _trained_parts(config: UnderstandingConfig) -> str:
     if config.model.lora:
         return f"projector, adapters of rank {config.model.lora.rank}"
     return ", ".join(part.replace("_", " ") for part in config.model.train)
+
+
+def _in_few_bits(config: UnderstandingConfig, counts: ParameterCounts) -> str:
+    if config.model.lora is None or config.model.lora.bits is None:
+        return ""
+    size = f"{counts.few_bits_bytes / 2**30:.1f} GiB"
+    return f", of which {_millions(counts.few_bits)} in {config.model.lora.bits} bits: {size}"
 
 
 def _millions(parameters: int) -> str:

@@ -22,7 +22,7 @@ from common import dist
 from common.files import whole_folder, write_json
 from common.models.hub_format import restate_config, save_processor, tower_tensors
 from common.models.vision_encoder import VisionEncoder
-from understanding.lora import adapter_parameters, merged_parameters, save_peft_config
+from understanding.lora import adapter_parameters, merged_weights, save_peft_config
 from understanding.objective import LanguageSide
 from understanding.served import check_served
 from understanding.sizes import numel
@@ -60,11 +60,15 @@ def export_model(
     dtype = next(side.parameters()).dtype
     names = exported_names(side.config)
     parts = [
-        _Part(names[name], numel(parameters[0]), partial(_whole, parameters, scale, dtype))
-        for name, parameters, scale in merged_parameters(side)
+        _Part(
+            names[weight.name],
+            numel(weight.parameters[0]),
+            partial(_whole, weight.parameters, weight.values, dtype),
+        )
+        for weight in merged_weights(side)
     ]
     for name, tensor in tower_tensors(tower.model).items():
-        fetch = partial(_whole, [tensor], 0.0, dtype)
+        fetch = partial(_whole, [tensor], tensor.detach, dtype)
         parts.append(_Part(TOWER + name, tensor.numel(), fetch))
     with _one_folder(folder) as unfinished:
         _write_weights(unfinished, parts, dtype.itemsize, shard_bytes)
@@ -85,7 +89,9 @@ def save_adapter(folder: Path, side: LanguageSide, base: str | None) -> None:
     """
     dtype = next(side.parameters()).dtype
     with _one_folder(folder) as unfinished:
-        tensors = {name: _whole([parameter], 0.0, dtype) for name, parameter in adapter_parameters(side)}
+        tensors = {
+            name: _whole([parameter], parameter.detach, dtype) for name, parameter in adapter_parameters(side)
+        }
         _save(unfinished / "adapter_model.safetensors", tensors)
         if dist.is_main():
             save_peft_config(unfinished, side, base)
@@ -100,16 +106,10 @@ def _one_folder(folder: Path) -> Iterator[Path]:
     dist.barrier()
 
 
-def _whole(parameters: Sequence[Tensor], scale: float, dtype: torch.dtype) -> Tensor | None:
-    """W, or W + scale B A, as `merged_parameters` has them; gathered on all ranks, returned on rank 0."""
+def _whole(parameters: Sequence[Tensor], values: Callable[[], Tensor], dtype: torch.dtype) -> Tensor | None:
+    """What `values` reads of `parameters`; gathered on all ranks, returned on rank 0."""
     with _gathered(parameters):
-        if not dist.is_main():
-            return None
-        weight, *low_rank = (parameter.detach() for parameter in parameters)
-        if low_rank:
-            down, up = (matrix.float() for matrix in low_rank)
-            weight = weight.float() + scale * (up @ down)
-        return weight.to("cpu", dtype, copy=True)
+        return values().to("cpu", dtype, copy=True) if dist.is_main() else None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from common import dist
 from common.models.weight_files import StoredTensor
+from understanding.few_bits import few_bits, in_few_bits
 from understanding.lora import plain_name
 
 
@@ -33,7 +34,10 @@ def fill(
                     values.copy_(_random(module, empty.shape, name))
                 elif reads:
                     values.copy_(_grown(stored[name].read(), empty.shape))
-                filled[empty] = nn.Parameter(values, requires_grad=empty.requires_grad)
+                if in_few_bits(empty):
+                    filled[empty] = few_bits(empty, values)
+                else:
+                    filled[empty] = nn.Parameter(values, requires_grad=empty.requires_grad)
                 if partition is not None:
                     partition(filled[empty])
             setattr(module, leaf, filled[empty])

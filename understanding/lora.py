@@ -6,15 +6,17 @@ place, and DeepSpeed sees ordinary parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from understanding.config import LoRAConfig
+from understanding.few_bits import whole_weight
 from understanding.objective import LanguageSide
 
 ADAPTER = "default"
@@ -62,9 +64,22 @@ def adapter_parameters(side: LanguageSide) -> Iterator[tuple[str, nn.Parameter]]
             yield PEFT_PREFIX + name.replace(f".{ADAPTER}.", "."), parameter
 
 
-def merged_parameters(side: LanguageSide) -> Iterator[tuple[str, list[nn.Parameter], float]]:
-    """Plain name of each weight, with the parameters that it is made of and a scale s: [W], or [W, A, B] for
-    W + s B A."""
+class MergedWeight(NamedTuple):
+    """A weight as if there had never been adapters.
+
+    Args:
+        name: its plain name.
+        parameters: what it is made of, which may be partitioned: W, or W, A and B.
+        values: reads it where these are whole: W, or W + s B A in float32.
+    """
+
+    name: str
+    parameters: list[nn.Parameter]
+    values: Callable[[], Tensor]
+
+
+def merged_weights(side: LanguageSide) -> Iterator[MergedWeight]:
+    """All weights of projector and language model; `side` stays as it is."""
     layers: dict[int, Any] = {
         id(layer.base_layer.weight): layer for layer in side.llava.modules() if isinstance(layer, LoraLayer)
     }
@@ -72,6 +87,11 @@ def merged_parameters(side: LanguageSide) -> Iterator[tuple[str, list[nn.Paramet
         layer = layers.get(id(parameter))
         if layer is not None:
             low_rank = [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
-            yield plain_name(name), [parameter, *low_rank], layer.scaling[ADAPTER]
-        elif not is_adapter(name):
-            yield plain_name(name), [parameter], 0.0  # a bias of an adapted layer among them
+            yield MergedWeight(plain_name(name), [parameter, *low_rank], partial(_merged, layer))
+        elif not is_adapter(name):  # a bias of an adapted layer among them
+            yield MergedWeight(plain_name(name), [parameter], parameter.detach)
+
+
+def _merged(layer: Any) -> Tensor:
+    down, up = (low_rank[ADAPTER].weight.detach().float() for low_rank in (layer.lora_A, layer.lora_B))
+    return whole_weight(layer.base_layer).float() + layer.scaling[ADAPTER] * (up @ down)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from understanding.config import ModelConfig
+from understanding.few_bits import few_bits_bytes
 from understanding.lora import add_adapters
 from understanding.model import skeleton, stated_config
 from understanding.objective import LanguageSide
@@ -14,12 +18,18 @@ from understanding.objective import LanguageSide
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """How many parameters each part has; `adapters` are LoRA's, beside the language model."""
+    """How many parameters each part has; `adapters` are LoRA's, beside the language model.
+
+    Args:
+        few_bits: those of the language model that are kept in few bits. few_bits_bytes: what these take.
+    """
 
     tower: int
     projector: int
     language_model: int
     adapters: int
+    few_bits: int = 0
+    few_bits_bytes: int = 0
 
 
 def count_parameters(model: ModelConfig) -> ParameterCounts:
@@ -33,15 +43,23 @@ def count_parameters(model: ModelConfig) -> ParameterCounts:
     side = LanguageSide(llava)
     projector = _size(side.llava.model.multi_modal_projector)
     language_model = _size(side) - projector
-    adapters = 0
-    if model.lora is not None:
-        add_adapters(side, model.lora)
-        adapters = _size(side) - projector - language_model
-    return ParameterCounts(tower, projector, language_model, adapters)
+    if model.lora is None:
+        return ParameterCounts(tower, projector, language_model, 0)
+    add_adapters(side, model.lora)
+    adapters = _size(side) - projector - language_model
+    if model.lora.bits is None:
+        return ParameterCounts(tower, projector, language_model, adapters)
+    adapted: list[Any] = [layer.base_layer for layer in side.modules() if isinstance(layer, LoraLayer)]
+    shapes = [(int(layer.out_features), int(layer.in_features)) for layer in adapted]
+    size = sum(few_bits_bytes(rows, columns, model.lora.bits) for rows, columns in shapes)
+    return ParameterCounts(tower, projector, language_model, adapters, sum(map(math.prod, shapes)), size)
 
 
 def numel(parameter: nn.Parameter) -> int:
-    """Elements of the whole parameter, also where it is partitioned."""
+    """Elements of the whole parameter, also where it is partitioned or in few bits."""
+    packed = getattr(parameter, "quant_state", None)
+    if packed is not None:
+        return int(packed.shape.numel())
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 import torch
+from language_sides import batch_for, logits_of, parts
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from common.errors import UserError
@@ -19,19 +18,9 @@ from understanding import assemble
 from understanding.config import LoRAConfig, UnderstandingConfig
 from understanding.export import export_model, save_adapter
 from understanding.lora import is_adapter
-from understanding.objective import LanguageSide
 from understanding.sizes import count_parameters, numel
 
 LORA = "model.lora={rank: 2, alpha: 8, dropout: 0.5}"
-TOKENS = (16 // 4) ** 2
-
-
-def parts(config: UnderstandingConfig) -> tuple[LanguageSide, Any, Any]:
-    device = torch.device("cpu")
-    tower = assemble.assemble_tower(config, device)
-    processor = assemble.assemble_processor(config, tower)
-    torch.manual_seed(0)
-    return assemble.assemble_language_side(config, tower, processor, {}, device), tower, processor
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3"])
@@ -51,24 +40,6 @@ def recipe(shelf: Path, kind: str, *overrides: str) -> UnderstandingConfig:
     template = "vicuna_v1" if kind == "llama" else "qwen"
     chosen = (*tiny.FINE_TUNING, f"model.template={template}", "engine.zero_stage=1", *overrides)
     return tiny.understanding_recipe(shelf, shelf / "run", *chosen, kind=kind)
-
-
-def logits_of(side: LanguageSide, tower: Any, batch: dict[str, Tensor]) -> Tensor:
-    seen: list[Tensor] = []
-    hook = side.llava.lm_head.register_forward_hook(lambda _m, _i, output: seen.append(output))
-    places = torch.arange(batch["input_ids"].numel())
-    with torch.no_grad():
-        side.eval()(batch["input_ids"], tower.read(batch["pixel_values"]), places, places * 0)
-    hook.remove()
-    return seen[0].unflatten(0, batch["input_ids"].shape)
-
-
-def batch_for(side: LanguageSide) -> dict[str, Tensor]:
-    ids = torch.tensor([[5, *[side.config.image_token_id] * TOKENS, 6, 7, 8]])
-    return {
-        "input_ids": ids,
-        "pixel_values": torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)),
-    }
 
 
 def test_adapters_start_as_nothing_and_merge_into_the_same_model(

@@ -116,6 +116,31 @@ def test_llavas_adapters() -> None:
     assert adapters.model.language_model == whole.model.language_model
 
 
+# scripts/finetune_qlora.sh, which is of LLaVA's first version, and what its train.py takes where the script is silent;
+# pictures, conversations and their order are LLaVA-1.5's.
+LLAVA_QLORA: dict[str, Any] = {
+    **LLAVA_LORA,
+    "model.lora.bits": 4,  # bits; quant_type nf4 and double_quant are few_bits_config's
+    "model.lora.rank": 64,  # lora_r
+    "model.lora.alpha": 16,  # lora_alpha
+    "optimizer.lr": 2e-5,  # learning_rate
+    "optimizer.projector_lr": None,  # mm_projector_lr
+    "engine.zero_stage": 2,  # zero2.json
+}
+
+
+def test_llavas_adapters_on_few_bits() -> None:
+    whole, few = (
+        load_config(UnderstandingConfig, RECIPES / f"vicuna_7b_256_{name}.yaml")
+        for name in ("sft_lora", "sft_qlora")
+    )
+    for key, value in LLAVA_QLORA.items():
+        assert get(few, key) == value, key
+    assert few.init_from == whole.init_from and few.data == whole.data
+    assert few.model.tower == whole.model.tower and few.model.language_model == whole.model.language_model
+    assert whole.model.lora is not None and whole.model.lora.bits is None
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_loads_prints_and_plans(path: Path, tmp_path: Path) -> None:
     config = load_config(UnderstandingConfig, path)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from common.errors import UserError, refusing
+from common.errors import refusing
 from common.models.strict_loading import load_strictly
+from understanding.few_bits import few_bits_config
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = Literal["auto", "balanced", "sequential"]
@@ -48,7 +47,7 @@ def load_with_processor(
     if dtype != "auto":
         options["dtype"] = dtype
     if bits is not None:
-        options["quantization_config"] = _quantization(bits)
+        options["quantization_config"] = few_bits_config(bits, torch.bfloat16)
     dealt = device_map is not None or bits is not None
     if dealt:
         options["device_map"] = device_map or {"": str(device)}
@@ -64,19 +63,3 @@ def load_with_processor(
         processor = AutoProcessor.from_pretrained(folder)
         model.eval()
         return (model if dealt else model.to(device)), processor
-
-
-def _quantization(bits: int) -> BitsAndBytesConfig:
-    if bits not in (4, 8):
-        raise UserError(f"bits: expected 4 or 8, found {bits}")
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"bits: {bits} needs the package bitsandbytes, which is not installed")
-    getLogger("bitsandbytes").setLevel(ERROR)  # it tells of every layer that it casts
-    # What sees stays whole: it is small beside the language model, and its features are read exactly.
-    return BitsAndBytesConfig(
-        load_in_4bit=bits == 4,
-        load_in_8bit=bits == 8,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )
