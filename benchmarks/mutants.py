@@ -9,8 +9,8 @@ A mutant is a patch whose head names the item that it belongs to, the fault, and
     Fault: the judge is opened after everything was drawn
     Test: tests/evals/test_dpg_bench.py::test_the_judge_is_opened_first
 
-Each is applied to a copy of the working tree, and its test is run there, then without it. It counts as seen when the
-test fails with the patch and passes without. The exit code is 1 if one is not seen, or no longer applies.
+All these tests are run on a copy of the working tree, where they must pass; then each patch is applied to it, and its own
+test must fail. The exit code is 1 if one is not seen, or no longer applies.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FAILED = 1  # pytest's exit code where tests ran and failed; all others say that
 
 @dataclass(frozen=True)
 class Mutant:
-    """One patch. `test` is what pytest is asked for, with options if there are any."""
+    """One patch. `test` is what pytest is asked for."""
 
     path: Path
     item: str
@@ -77,20 +77,10 @@ def copy_tree(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def run_test(test: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_tests(tests: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
     # The copy's own packages: the editable installation points at the tree itself.
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        *test.split(),
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -100,14 +90,12 @@ def verdict(mutant: Mutant, folder: Path) -> str:
     if subprocess.run(patch, cwd=folder, capture_output=True).returncode:
         return "does not apply"
     try:
-        with_fault = run_test(mutant.test, folder)
+        done = run_tests([mutant.test], folder)
     finally:
         subprocess.run([*patch, "--reverse"], cwd=folder, check=True, capture_output=True)
-    if with_fault.returncode == 0:
-        return "NOT SEEN"
-    if with_fault.returncode != FAILED:
-        return f"no test ran (pytest ended with {with_fault.returncode})"
-    return "seen" if run_test(mutant.test, folder).returncode == 0 else "fails without it too"
+    if done.returncode == FAILED:
+        return "seen"
+    return "NOT SEEN" if done.returncode == 0 else f"no test ran (pytest ended with {done.returncode})"
 
 
 def chosen(names: Sequence[str]) -> list[Mutant]:
@@ -134,6 +122,10 @@ def main() -> None:
         copy_tree(folder)
         # A repository of its own, so that git applies the patch there and not in one around it.
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        sound = run_tests(sorted({mutant.test for mutant in mutants}), folder)
+        if sound.returncode:
+            print(sound.stdout, file=sys.stderr)
+            raise UserError("the tests fail without any fault, see above")
         for number, mutant in enumerate(mutants, 1):
             outcome = verdict(mutant, folder)
             missed += outcome != "seen"

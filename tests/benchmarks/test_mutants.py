@@ -16,7 +16,7 @@ PATCHES = sorted(MUTANTS.glob("*.patch"))
 @pytest.mark.parametrize("path", PATCHES, ids=lambda path: path.stem)
 def test_a_kept_fault_still_applies(path: Path) -> None:
     mutant = read_mutant(path)
-    file, *names = mutant.test.split()[-1].split("::")
+    file, *names = mutant.test.split("::")
     assert names and f"def {names[-1].split('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8")
     done = subprocess.run(["git", "apply", "--check", str(path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
