@@ -9,8 +9,8 @@ A mutant is a patch whose head names the item that it belongs to, the fault, and
     Fault: the judge is opened after everything was drawn
     Test: tests/evals/test_dpg_bench.py::test_the_judge_is_opened_first
 
-All these tests are run on a copy of the working tree, where they must pass; then each patch is applied to it, and its own
-test must fail. The exit code is 1 if one is not seen, or no longer applies.
+All these tests are run on a copy of the working tree, where they must pass; then each patch is applied to it, and its
+own test must fail. The exit code is 1 if one is not seen, or no longer applies.
 """
 
 from __future__ import annotations
