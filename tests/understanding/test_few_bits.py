@@ -182,7 +182,9 @@ def test_four_bits_are_llavas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_bitsandbytes(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(few_bits, "is_bitsandbytes_available", lambda: False)
-    with pytest.raises(UserError, match="bits: 4 needs the package bitsandbytes, .* or newer, which is not installed"):
+    with pytest.raises(
+        UserError, match=r"bits: 4 needs the package bitsandbytes, .* or newer, which is not installed"
+    ):
         parts(recipe(shelf, shelf, "init_from=null", adapters(4)))
 
 
