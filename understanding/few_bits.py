@@ -59,7 +59,8 @@ def make_few_bit_layers(llava: LlavaForConditionalGeneration, bits: int, compute
     setattr(llava, f"is_loaded_in_{bits}bit", True)  # by which peft chooses its adapters
     for layer in llava.model.language_model.modules():
         if in_few_bits(getattr(layer, "weight", None)):
-            # On some CPUs it would lay weights out anew at the first evaluation, with coarser scales ever after.
+            # Some CPUs lay weights out anew for the first evaluation; the scales do not come back the same, and sizes
+            # that are no multiples of 32 are refused.
             layer.support_avx512bf16_for_cpu = False
             layer.register_state_dict_post_hook(_leave_out_statistics)
 
