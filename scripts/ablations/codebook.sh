@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 5 of the paper, in miniature unless told otherwise: about 20 minutes on two cores after the demo.
+# Table 5 of the paper, in miniature unless told otherwise: about 15 minutes on two cores after the demo.
 #
 #   bash scripts/ablations/codebook.sh [--steps N] [--seeds N] [...]
 #
