@@ -11,7 +11,7 @@ import torch
 import torch.distributed as torch_dist
 
 from common.errors import UserError
-from common.operator_locks import warn_of_left_locks
+from common.operator_locks import watch_locks
 
 
 def start_process(requested: str) -> torch.device:
@@ -68,7 +68,7 @@ def start() -> torch.device:
         # Left at the end of the process and not of a run: DeepSpeed keeps the group it has met.
         atexit.register(_leave)
         if local_rank == 0:
-            warn_of_left_locks()
+            watch_locks()
         deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
     return device
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.file_baton import FileBaton
 from transformers import TrainingArguments
 
 from common import operator_locks
@@ -240,15 +242,31 @@ def test_metrics_past_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 23), (4, 24)]
 
 
-def test_a_lock_that_a_killed_build_left_is_named(
+def test_a_lock_that_a_killed_build_left_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    for name, age in (("fresh", 10), ("left", operator_locks.OLD + 60)):
+    for name, age in (("fresh", 10), ("left", operator_locks.OLD + 60), ("held", operator_locks.OLD + 60)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "lock").touch()
         os.utime(tmp_path / name / "lock", (time.time() - age,) * 2)
-    operator_locks.warn_of_left_locks()
+    with (tmp_path / "held" / "lock").open():
+        operator_locks.remove_left_locks()
     said = capsys.readouterr().err
-    assert str(tmp_path / "left" / "lock") in said and "6 minutes old" in said
-    assert "fresh" not in said
+    assert str(tmp_path / "left" / "lock") in said and "6 minutes old" in said and len(said.splitlines()) == 1
+    assert [lock.parent.name for lock in sorted(tmp_path.rglob("lock"))] == ["fresh", "held"]
+
+
+def test_a_lock_that_grows_old_while_a_build_waits_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's own wait ends: it has no limit of its own."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(operator_locks, "POLL", 0.05)
+    monkeypatch.setattr(operator_locks, "OLD", 0.5)
+    (tmp_path / "lock").touch()
+    operator_locks.watch_locks()
+    waiting = threading.Thread(target=FileBaton(str(tmp_path / "lock")).wait, daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
