@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import tiny
+import tiny_engine
 import tiny_generator
 import torch
 
@@ -169,3 +170,8 @@ def step_language_side(
         save_adapter(Path(output) / "adapter", side, config.init_from)
     buffers = {str(buffer.dtype) for buffer in side.buffers()}
     return {"losses": losses, "predicted": predicted, "built": built, "buffers": buffers}
+
+
+def engine(**inputs: Any) -> list[float]:
+    """`tiny_engine.go_on` on both ranks."""
+    return tiny_engine.go_on(**inputs)
