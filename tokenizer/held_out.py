@@ -15,6 +15,7 @@ from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.sheets import pairs_sheet
 from common.training.engine import autocast
+from common.training.modes import evaluating
 from tokenizer.config import TokenizerConfig
 
 
@@ -22,22 +23,19 @@ from tokenizer.config import TokenizerConfig
 def evaluate(model: VQRAE, config: TokenizerConfig, device: torch.device) -> dict[str, float]:
     """PSNR, SSIM, usage, perplexity over `evaluation.images`; every image once over all ranks."""
     metrics = ReconstructionMetrics(config.model.codebook_size, device=device)
-    model.eval()
-    for pixels in held_out_batches(config, device):
-        with autocast(config.engine.precision, device):
-            output = model(pixels, quantize=config.model.quantize)
-        metrics.update(pixels, output.reconstruction.float(), output.codes)
-    model.train()
+    with evaluating(model):
+        for pixels in held_out_batches(config, device):
+            with autocast(config.engine.precision, device):
+                output = model(pixels, quantize=config.model.quantize)
+            metrics.update(pixels, output.reconstruction.float(), output.codes)
     return dict(metrics.compute())
 
 
 @torch.no_grad()
 def reconstruction_grid(model: VQRAE, pixels: Tensor, config: TokenizerConfig) -> Image.Image:
     """Pairs original | reconstruction of (B, 3, H, W), four pairs a row; small pictures are enlarged."""
-    model.eval()
-    with autocast(config.engine.precision, pixels.device):
+    with evaluating(model), autocast(config.engine.precision, pixels.device):
         rebuilt = model(pixels, quantize=config.model.quantize).reconstruction.float()
-    model.train()
     return pairs_sheet([(to_pil(left), to_pil(right)) for left, right in zip(pixels, rebuilt, strict=True)])
 
 
