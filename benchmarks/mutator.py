@@ -264,9 +264,8 @@ class _Walk(ast.NodeVisitor):
             after = self.source(two) + between + self.source(one)
             self._add("arguments exchanged", self.raw[start:end].decode(), after, start, end)
         for keyword in node.keywords:
-            others: list[ast.expr | ast.keyword] = [
-                part for part in (*node.args, *node.keywords) if part is not keyword
-            ]
+            both: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+            others = [part for part in both if part is not keyword]
             listed = ", ".join(self.source(part) for part in others)
             self.add("keyword left out", node, f"{self.source(node.func)}({listed})")
 
