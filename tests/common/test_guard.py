@@ -73,7 +73,7 @@ def test_too_large_a_share_ends_the_run() -> None:
     for step in range(1, 40):
         take(guard, engines, step, good=step % 5 != 0)  # 2 of 10 are allowed
     take(guard, engines, 40, good=False)
-    with pytest.raises(BadSteps, match="guard.max_share: 3 of the last 10 steps were bad, more than 20%"):
+    with pytest.raises(BadSteps, match=r"guard.max_share: 3 of the last 10 steps were bad, more than 20%"):
         take(guard, engines, 41, good=False)
 
 
