@@ -87,7 +87,9 @@ def test_an_engine_that_took_no_step_dropped_none() -> None:
 def test_it_goes_back_once() -> None:
     guard, engines, _ = guarded(max_in_a_row=2, rollback=True)
     assert [take(guard, engines, step, good=False) for step in (1, 2)] == [False, True]
-    guard.went_back(1)
+    with guard.going_back():
+        guard.load_state_dict(guarded()[0].state_dict())
+    assert guard.line()["skipped_steps"] == 2 and guard.line()["rollbacks"] == 1
     assert not take(guard, engines, 1, good=False)
     with pytest.raises(BadSteps, match="2 bad steps in a row"):
         take(guard, engines, 2, good=False)

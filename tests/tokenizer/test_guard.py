@@ -115,5 +115,5 @@ def test_bad_data_is_left_out_once(
     assert [keys for _, keys in seen] == order
     assert "2 bad steps in a row" in capsys.readouterr().out
     last = records(tmp_path / "run")[-1]
-    assert (last["step"], last["skipped_steps"], last["rollbacks"]) == (6, 0, 1)
+    assert (last["step"], last["skipped_steps"], last["rollbacks"]) == (6, 2, 1)
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
