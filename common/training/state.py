@@ -109,7 +109,7 @@ class TrainingState:
         self.progress.step, self.progress.position = state["step"], state["position"]
 
     def go_back(self, checkpoints: Checkpoints) -> None:
-        """To the newest checkpoint in everything but the data, which goes on from where it is. All ranks call it together.
+        """To the newest checkpoint, but for the data, which goes on from where it is. All ranks call it together.
 
         Raises:
             UserError: there is none, or it cannot be read.
