@@ -78,7 +78,7 @@ class Guard:
         self.engines = {name: engine for name, engine in engines.items() if engine is not None}
         self.beside = {name: part for name, part in (beside or {}).items() if part is not None}
         self.dropped = {name: watch_dropped_steps(engine) for name, engine in self.engines.items()}
-        self.sentinels = {name: Sentinel(engine.module) for name, engine in self.engines.items()}
+        self.sentinels = {name: Sentinel(engine.module, device) for name, engine in self.engines.items()}
         self.spikes = SpikeWatch(config.spikes, device) if config.spikes is not None else None
         self.counts = dict.fromkeys((*self.engines, LOSS, SPIKE), 0)
         self.bad: list[int] = []
