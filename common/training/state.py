@@ -82,7 +82,7 @@ class TrainingState:
                     exclude_frozen_parameters=name in self.without_frozen,
                 )
 
-        checkpoints.save(step, write, state)
+        checkpoints.save_folder(step, write, state)
 
     def load(self, checkpoint: Path) -> int:
         """Go back to a checkpoint, random numbers last; returns the steps that were done. All ranks call it together.
