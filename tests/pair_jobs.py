@@ -13,6 +13,7 @@ import tiny
 import tiny_generator
 import torch
 from full_disk import full_disk
+from poison import several as poisoned  # noqa: F401
 
 from common import dist
 from common.errors import UserError
