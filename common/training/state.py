@@ -87,7 +87,7 @@ class TrainingState:
                     exclude_frozen_parameters=name in self.without_frozen,
                 )
 
-        checkpoints.save(step, write, state)
+        checkpoints.save_folder(step, write, state)
 
     def load(self, checkpoint: Path) -> None:
         """Go back to a checkpoint, random numbers last. All ranks call it together.

@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 from common import operator_locks
 from common.errors import UserError
 from common.metrics.code_usage import CodeUsage
-from common.training.checkpoint import Checkpoints, read_state
+from common.training.checkpoint import Checkpoints
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import Terms
@@ -118,37 +118,6 @@ def test_parameters_are_shared_out_evenly() -> None:
     owner = _share_out(sizes, 3)
     loads = [sum(size for name, size in sizes.items() if owner[name] == rank) for rank in range(3)]
     assert set(owner) == set(sizes) and max(loads) - min(loads) <= max(sizes.values())
-
-
-def test_checkpoints_are_rotated_and_latest_is_whole(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.latest() is None
-    for step in (1, 2, 3):
-        path = checkpoints.save(step, lambda folder: (folder / "weights").write_text("whole"), {"step": step})
-        assert checkpoints.latest() == path and read_state(path, 0)["step"] == step
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
-        "latest",
-        "step_00000002",
-        "step_00000003",
-    ]
-    with pytest.raises(UserError, match="saved by 1 ranks"):
-        read_state(path, 1)
-
-
-def test_a_failed_save_keeps_the_one_before(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    whole = checkpoints.save(1, lambda folder: None, {"step": 1})
-
-    def full_disk(folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(
-        UserError, match=r"No space left on device.*the last whole checkpoint is .*step_00000001"
-    ):
-        checkpoints.save(2, full_disk, {"step": 2})
-    assert checkpoints.latest() == whole and read_state(whole, 0)["step"] == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_00000001"]
 
 
 class Engine:
