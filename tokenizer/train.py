@@ -184,8 +184,8 @@ def train(config: TokenizerConfig) -> None:
         if line_due:
             line = terms.take() | guard.line()
             if codebook is not None:
-                values, dead = codebook.line()
-                line |= values
+                used, dead = codebook.line()
+                line |= used
                 if dead is not None:
                     line["revived_codes"] = revive(
                         model.quantizer, dead, output.features.detach(), config.seed, step
