@@ -31,12 +31,13 @@ touch "$seconds"
 source scripts/precision.sh
 
 # Options of the parts, split at spaces.
-world= encoder= stage1= stage2= talk= generator= pictures=16
+world= encoder= stage1= stage2= words= talk= generator= pictures=16
 if [ -n "$quick" ]; then
     world="--scenes 1500 --held-out 100"
     encoder="--window-steps 150 --steps 40"
     stage1=steps=120
     stage2="steps=80 loss.discriminator_start=60 loss.discriminator_update_start=50"
+    words="--steps 100"
     talk=epochs=1
     generator=steps=120
     pictures=2
@@ -89,7 +90,8 @@ understand() { # NAME TOWER: both stages of understanding on the features of an 
 }
 # On the original encoder, which stands for the best that can be kept.
 understand_frozen() {
-    step language_model python -m scripts.demo.language_model --world "$out/world" --out "$out/language_model"
+    step language_model python -m scripts.demo.language_model --world "$out/world" --out "$out/language_model" \
+        $words
     step understanding_frozen understand understanding_frozen "$out/encoder"
 }
 without_distillation() {

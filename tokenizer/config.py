@@ -13,12 +13,15 @@ from common.data.config import DataConfig
 from common.models.quantizer import Gradient
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
+from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig
 from common.training.reporter import LoggingConfig
+from tokenizer.codebook_watch import CodebookWatchConfig
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.perceptual import PerceptualConfig
 
 Start = Literal["kmeans", "sample", "normal"]
+Distance = Literal["lpips", "random_features", "rfid", "frechet_encoder"]
 
 
 @configclass
@@ -141,10 +144,16 @@ class EvaluationConfig:
     Args:
         images: a folder of images; null evaluates nothing.
         limit: the first so many images of it.
+        distances: what is measured beside PSNR, SSIM and the use of codes (`tokenizer/distances.py`). `lpips` and
+            `rfid` need weights; `random_features` and `frechet_encoder` have their forms and need none.
+        inception_weights: FID's Inception; null is torch-fidelity's own download. LPIPS' VGG is that of the loss
+            (`loss.perceptual_model.lpips_vgg_weights`).
     """
 
     images: str | None
     limit: int = 512
+    distances: tuple[Distance, ...] = ()
+    inception_weights: str | None = None
 
 
 @configclass
@@ -168,6 +177,8 @@ class TokenizerConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig = GuardConfig()
+    codebook_watch: CodebookWatchConfig = CodebookWatchConfig()
     evaluation: EvaluationConfig
 
     def __post_init__(self) -> None:

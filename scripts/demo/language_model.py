@@ -73,7 +73,7 @@ def train(model: Any, texts: list[list[int]], steps: int, seed: int) -> float:
 def main() -> None:
     parser = world_parser(__doc__, "folder for the language model")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="states its shape (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=800, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     captions, talk = read_texts(options.world)
