@@ -142,8 +142,8 @@ def test_only_one_file_renames_files_into_place(tmp_path: Path) -> None:
 
 
 def test_no_module_of_ours_is_reached_through_the_path() -> None:
-    """Nobody changes where Python looks for modules, but for the checkout of an external kit, which is none of ours, and
-    for a forked process, which has its server's path."""
+    """Nobody changes where Python looks for modules, but for the checkout of an external kit, which is none of ours,
+    and for a forked process, which has its server's path."""
     allowed = (ROOT / "evals" / "vlmeval" / "run.py", ROOT / "benchmarks" / "forked_runs.py")
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
