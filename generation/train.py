@@ -63,8 +63,8 @@ def train(config: GenerationConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
-    latest = checkpoints.latest()
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_every)
+    newest = checkpoints.newest()
 
     generator = assemble.assemble_generator(config)
     vocabulary = generator.vocabulary
@@ -83,8 +83,8 @@ def train(config: GenerationConfig) -> None:
         progress=progress,
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     record_run(run, config)
 
     # --- The data: what is learned from, what is measured, what is looked at
@@ -99,7 +99,7 @@ def train(config: GenerationConfig) -> None:
     pictures = SamplePictures(config, generator)
 
     reporter = Reporter(run, config.logging, config.steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
@@ -107,7 +107,8 @@ def train(config: GenerationConfig) -> None:
         step = progress.step + 1
         set_rates(engine, step - 1)
         guard.start_step(step)
-        for _ in range(accumulation):
+        for turn in range(accumulation):
+            progress.seed_draws(config.seed, turn)
             with watch.waiting():
                 batch = next(batches)
             corrupt.add(batch["skipped"], batch["samples"])

@@ -63,7 +63,7 @@ def train(config: UnderstandingConfig) -> None:
     torch.manual_seed(config.seed)  # the same projector on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, config.checkpoint.keep_every)
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
     )
@@ -77,9 +77,9 @@ def train(config: UnderstandingConfig) -> None:
     held_out = HeldOut(config, tower, processor, dataset)
     efficiency = UnderstandingEfficiency(config.model, device)
 
-    # --- The engine, and what changes beside it; then back to where a former run was, its random numbers included
-    latest = checkpoints.latest()
-    if latest is None and config.init_from is None and config.model.projector_start == "standardized":
+    # --- The engine, and what changes beside it; then back to where a former run was
+    newest = checkpoints.newest()
+    if newest is None and config.init_from is None and config.model.projector_start == "standardized":
         standardize(side, tower, dataset, config.engine.precision)
     engine = assemble.start_language_side(side, config, settings, steps)
     left_out = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
@@ -94,8 +94,8 @@ def train(config: UnderstandingConfig) -> None:
         # A frozen language model comes from where the recipe says.
         without_frozen=("language_side",),
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
     dataset.list_unusable(skipped, config.data.max_skipped_share)
@@ -116,7 +116,7 @@ def train(config: UnderstandingConfig) -> None:
 
     batches = stream()
     reporter = Reporter(run, config.logging, steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
 
     while progress.step < steps:
@@ -129,7 +129,8 @@ def train(config: UnderstandingConfig) -> None:
         set_rates(engine, step - 1)
         guard.start_step(step)
 
-        for batch in micro_batches:
+        for turn, batch in enumerate(micro_batches):
+            progress.seed_draws(config.seed, turn)
             features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
             loss, predicted = engine(
                 batch["input_ids"],
