@@ -45,7 +45,7 @@ def told(causes: Mapping[int, set[str]], ranks: Sequence[Seen]) -> str:
     for rank, seen in enumerate(ranks):
         if seen.terms:
             first = min(step for step, _ in seen.terms.values())
-            parts.append(f"loss {some(seen.terms)} not finite on rank {rank} (first at step {first})")
+            parts.append(f"loss {some(sorted(seen.terms))} not finite on rank {rank} (first at step {first})")
     for engine in engines if SPIKE not in every else ():
         where = [
             str(rank)
