@@ -61,7 +61,7 @@ def train(config: GenerationConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     generator = assemble.assemble_generator(config)
@@ -114,6 +114,7 @@ def train(config: GenerationConfig) -> None:
             terms.add(step, loss=output.loss, accuracy=output.accuracy)
             watch.count(**efficiency.count(batch))
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -139,6 +140,7 @@ def train(config: GenerationConfig) -> None:
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
     leave_model(run / "model", generator)
+    checkpoints.wait()
     reporter.close(f"{run / 'model'}: the trained generator")
 
 
