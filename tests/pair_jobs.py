@@ -71,9 +71,9 @@ def stopped(after: int | None) -> Iterator[list[TrainingState]]:
         kept.append(self)
         start(self, *inputs, **named)
 
-    def save_and_stop(self: TrainingState, checkpoints: Any, step: int) -> None:
-        save(self, checkpoints, step)
-        if step == after:
+    def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
+        save(self, checkpoints)
+        if self.progress.step == after:
             raise KeyboardInterrupt
 
     patches = {"__init__": remember, "save": save_and_stop}

@@ -24,6 +24,7 @@ from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import Terms
 from common.training.optim import MuonConfig, cosine_factor, parameter_groups, warmup_steps, with_muon
+from common.training.progress import Progress
 from common.training.reporter import LoggingConfig, Reporter
 from common.training.state import Fact, TrainingState
 
@@ -144,6 +145,7 @@ def recipe_of(tower: str, **parts: Any) -> TrainingState:
     return TrainingState(
         engines={"learns": Engine(), "frozen_part": Engine(), "absent": None},
         parts={**parts, "absent": None},
+        progress=Progress(4, step=7, position=32),
         facts={"tower": Fact(tower, check)},
         without_frozen=("frozen_part",),
     )
@@ -153,7 +155,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     part, resumed = nn.Linear(2, 2), nn.Linear(2, 2)
     state, again = recipe_of("here", part=part), recipe_of("here", part=resumed)
-    state.save(checkpoints, 7)
+    state.save(checkpoints)
     follows = torch.rand(3)
     latest = checkpoints.latest()
     assert latest is not None and sorted(path.name for path in latest.iterdir()) == [
@@ -161,7 +163,9 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         "learns",
         "state_rank00000.pt",
     ]
-    assert again.load(latest) == 7
+    again.progress.step = again.progress.position = 0
+    again.load(latest)
+    assert (again.progress.step, again.progress.position) == (7, 32)
     assert torch.equal(torch.rand(3), follows) and torch.equal(resumed.weight, part.weight)
     saved = [state.engines[name].asked[0]["exclude_frozen_parameters"] for name in ("learns", "frozen_part")]
     loaded = [again.engines[name].asked[0]["load_module_strict"] for name in ("learns", "frozen_part")]
@@ -170,7 +174,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_not_resumed_from(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    recipe_of("here").save(checkpoints, 7)
+    recipe_of("here").save(checkpoints)
     latest = checkpoints.latest()
     assert latest is not None
     with pytest.raises(UserError, match="step_00000007: trained on here, not on there"):
