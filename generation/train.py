@@ -153,8 +153,8 @@ def train(config: GenerationConfig) -> None:
         if pictures and (step % config.logging.picture_every == 0 or last):
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
-    leave_model(run / "model", generator)
     checkpoints.wait()
+    leave_model(run / "model", generator)
     reporter.close(f"{run / 'model'}: the trained generator")
 
 
