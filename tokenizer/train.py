@@ -71,7 +71,7 @@ def train(config: TokenizerConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     model = assemble.assemble_model(config).to(device)
@@ -167,6 +167,7 @@ def train(config: TokenizerConfig) -> None:
             ema.update()
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -210,6 +211,7 @@ def train(config: TokenizerConfig) -> None:
                 if evaluation_due:
                     reporter.line(step, evaluate(model, config, device, distances), kind="evaluation")
 
+    checkpoints.wait()
     with averaged(ema):
         leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")
