@@ -41,11 +41,13 @@ class CheckpointConfig:
         save_every: steps between checkpoints. The last step is always saved.
         keep: how many of the newest stay.
         keep_every: checkpoints of multiples of these steps stay for good, beside the newest.
+        best: a score of the held-out set; the checkpoint whose evaluation gave the best one stays, too (`best.py`).
     """
 
     save_every: Count
     keep: Count = 2
     keep_every: Count | None = None
+    best: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_every is not None and self.keep_every % self.save_every:
