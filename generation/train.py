@@ -42,6 +42,7 @@ def train(config: GenerationConfig) -> None:
 
     from common import dist
     from common.data.corrupt import CorruptCounter
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.engine import set_rates
     from common.training.guard import Guard
@@ -85,6 +86,7 @@ def train(config: GenerationConfig) -> None:
     )
     if latest is not None:
         state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
 
     # --- The data: what is learned from, what is measured, what is looked at
@@ -150,6 +152,7 @@ def train(config: GenerationConfig) -> None:
             scores = held_out.evaluate(model, device)
             if scores:
                 reporter.line(step, scores, kind="evaluation")
+                best.offer(step, scores)
         if pictures and (step % config.logging.picture_every == 0 or last):
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 

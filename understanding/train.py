@@ -42,6 +42,7 @@ def train(config: UnderstandingConfig) -> None:
 
     from common import dist
     from common.data.corrupt import CorruptCounter
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.engine import deepspeed_config, set_rates
     from common.training.guard import Guard
@@ -96,6 +97,7 @@ def train(config: UnderstandingConfig) -> None:
     )
     if latest is not None:
         state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
     dataset.list_unusable(skipped, config.data.max_skipped_share)
@@ -174,7 +176,9 @@ def train(config: UnderstandingConfig) -> None:
         if step % config.logging.picture_every == 0 or last:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
         if held_out.samples and (step % config.logging.evaluate_every == 0 or last):
-            reporter.line(step, held_out.scores(side), kind="evaluation")
+            scores = held_out.scores(side)
+            reporter.line(step, scores, kind="evaluation")
+            best.offer(step, scores)
 
     checkpoints.wait()
     leave(run / "model", run / "adapter", config, side, tower, processor)
