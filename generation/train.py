@@ -64,7 +64,7 @@ def train(config: GenerationConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     generator = assemble.assemble_generator(config)
@@ -125,6 +125,7 @@ def train(config: GenerationConfig) -> None:
             watch.count(**efficiency.count(batch))
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -155,6 +156,7 @@ def train(config: GenerationConfig) -> None:
         if pictures and (step % config.logging.picture_every == 0 or last):
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
+    checkpoints.wait()
     leave_model(run / "model", generator)
     reporter.close(f"{run / 'model'}: the trained generator")
 

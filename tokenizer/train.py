@@ -73,7 +73,7 @@ def train(config: TokenizerConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     model = assemble.assemble_model(config).to(device)
@@ -171,6 +171,7 @@ def train(config: TokenizerConfig) -> None:
             ema.update()
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -188,8 +189,8 @@ def train(config: TokenizerConfig) -> None:
         if line_due:
             line = terms.take() | guard.line()
             if codebook is not None:
-                values, dead = codebook.line()
-                line |= values
+                used, dead = codebook.line()
+                line |= used
                 if dead is not None:
                     line["revived_codes"] = revive(
                         model.quantizer, dead, output.features.detach(), config.seed, step
@@ -216,6 +217,7 @@ def train(config: TokenizerConfig) -> None:
                     reporter.line(step, scores, kind="evaluation")
                     best.offer(step, scores)
 
+    checkpoints.wait()
     with averaged(ema):
         leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")

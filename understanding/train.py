@@ -64,7 +64,7 @@ def train(config: UnderstandingConfig) -> None:
     torch.manual_seed(config.seed)  # the same projector on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
     )
@@ -151,6 +151,7 @@ def train(config: UnderstandingConfig) -> None:
 
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -179,6 +180,7 @@ def train(config: UnderstandingConfig) -> None:
             reporter.line(step, scores, kind="evaluation")
             best.offer(step, scores)
 
+    checkpoints.wait()
     leave(run / "model", run / "adapter", config, side, tower, processor)
     reporter.close(f"{run / 'model'}: the trained model")
 
