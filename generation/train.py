@@ -36,6 +36,7 @@ def train(config: GenerationConfig) -> None:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
     import math
+    from contextlib import suppress
 
     import torch
 
@@ -46,6 +47,7 @@ def train(config: GenerationConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import finish_run, open_run, record_run
     from common.training.state import Fact, TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from generation import assemble
     from generation.code_encoder import CodeEncoder
     from generation.dataset import SequenceBuilder, training_batches
@@ -55,10 +57,11 @@ def train(config: GenerationConfig) -> None:
     from generation.training_samples import SamplePictures
 
     # --- The process group, the run's folder, and the models
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
     latest = checkpoints.latest()
 
@@ -93,6 +96,7 @@ def train(config: GenerationConfig) -> None:
     terms, watch = Terms(device), Stopwatch(device)
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
+    stop.begin(config.steps)
     for step in range(start + 1, config.steps + 1):
         for _ in range(accumulation):
             with watch.waiting():
@@ -111,7 +115,9 @@ def train(config: GenerationConfig) -> None:
         reporter.advance()
         last = step == config.steps
 
-        if step % config.checkpoint.save_every == 0 or last:
+        stopping = stop.agreed(step)
+        saved = step % config.checkpoint.save_every == 0 or last or stopping
+        if saved:
             terms.check_finite()  # a checkpoint is good or it is not written
             state.save(checkpoints, step)
 
@@ -125,12 +131,23 @@ def train(config: GenerationConfig) -> None:
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
-        if step % config.logging.evaluate_every == 0 or last:
-            scores = held_out.evaluate(model, device)
-            if scores:
+        evaluation_due = step % config.logging.evaluate_every == 0 or last
+        picture_due = step % config.logging.picture_every == 0 or last
+        with suppress(StoppedEarly):
+            if evaluation_due and not stopping and (scores := held_out.evaluate(model, device)):
                 reporter.line(step, scores, kind="evaluation")
-        if pictures and (step % config.logging.picture_every == 0 or last):
-            reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
+            if pictures and picture_due and not stopping:
+                reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
+
+        if stop.agreed():  # asked before, or since
+            if not saved:
+                terms.check_finite()
+                state.save(checkpoints, step)
+            break
+
+    if stop.reason is not None:
+        reporter.close(stop.leave(step))
+        return
 
     finish_run(run, generator)
     reporter.close(f"{run / 'model'}: the trained generator")

@@ -15,15 +15,20 @@ from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.sheets import pairs_sheet
 from common.training.engine import autocast
+from common.training.stop import until_stopped
 from tokenizer.config import TokenizerConfig
 
 
 @torch.no_grad()
 def evaluate(model: VQRAE, config: TokenizerConfig, device: torch.device) -> dict[str, float]:
-    """PSNR, SSIM, usage, perplexity over `evaluation.images`; every image once over all ranks."""
+    """PSNR, SSIM, usage, perplexity over `evaluation.images`; every image once over all ranks.
+
+    Raises:
+        StoppedEarly: on all ranks, if one of them was asked to stop the run.
+    """
     metrics = ReconstructionMetrics(config.model.codebook_size, device=device)
     model.eval()
-    for pixels in held_out_batches(config, device):
+    for pixels in until_stopped(held_out_batches(config, device)):
         with autocast(config.engine.precision, device):
             output = model(pixels, quantize=config.model.quantize)
         metrics.update(pixels, output.reconstruction.float(), output.codes)

@@ -36,6 +36,8 @@ def train(config: TokenizerConfig) -> None:
     Raises:
         UserError: the recipe does not fit machine or data, a loss is not finite, or nothing can be saved.
     """
+    from contextlib import suppress
+
     import torch
 
     from common import dist
@@ -50,6 +52,7 @@ def train(config: TokenizerConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import finish_run, open_run, record_run
     from common.training.state import TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
     from tokenizer.codebook_start import start_from_data
     from tokenizer.efficiency import TokenizerEfficiency
@@ -59,10 +62,11 @@ def train(config: TokenizerConfig) -> None:
     from tokenizer.perceptual import build_perceptual
 
     # --- The process group, the run's folder, and the models
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
     latest = checkpoints.latest()
 
@@ -101,6 +105,7 @@ def train(config: TokenizerConfig) -> None:
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
+    stop.begin(config.steps)
     for step in range(start + 1, config.steps + 1):
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
         learning = discriminator if step > config.loss.first_discriminator_update else None
@@ -148,7 +153,9 @@ def train(config: TokenizerConfig) -> None:
         reporter.advance()
         last = step == config.steps
 
-        if step % config.checkpoint.save_every == 0 or last:
+        stopping = stop.agreed(step)
+        saved = step % config.checkpoint.save_every == 0 or last or stopping
+        if saved:
             terms.check_finite()  # a checkpoint is good or it is not written
             state.save(checkpoints, step)
 
@@ -170,13 +177,23 @@ def train(config: TokenizerConfig) -> None:
 
         picture_due = step % config.logging.picture_every == 0 or last
         evaluation_due = step % config.logging.evaluate_every == 0 or last
-        if config.evaluation.images and (picture_due or evaluation_due):
-            with averaged(ema):
+        if config.evaluation.images and (picture_due or evaluation_due) and not stopping:
+            with averaged(ema), suppress(StoppedEarly):
                 if picture_due and shown is not None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if evaluation_due:
                     reporter.line(step, evaluate(model, config, device), kind="evaluation")
+
+        if stop.agreed():  # asked before, or since
+            if not saved:
+                terms.check_finite()
+                state.save(checkpoints, step)
+            break
+
+    if stop.reason is not None:
+        reporter.close(stop.leave(step))
+        return
 
     with averaged(ema):
         finish_run(run, model)

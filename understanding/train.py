@@ -36,6 +36,8 @@ def train(config: UnderstandingConfig) -> None:
     Raises:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
+    from contextlib import suppress
+
     import torch
 
     from common import dist
@@ -46,6 +48,7 @@ def train(config: UnderstandingConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
     from common.training.state import TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from understanding import assemble
     from understanding.batches import training_batches
     from understanding.efficiency import UnderstandingEfficiency
@@ -55,10 +58,11 @@ def train(config: UnderstandingConfig) -> None:
     from understanding.skipped import SkippedList
 
     # --- The process group, the run's folder, the models and the data
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same projector on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
@@ -108,6 +112,7 @@ def train(config: UnderstandingConfig) -> None:
         reporter.say(f"{run}: resuming from step {start}")
     terms, watch = Terms(device), Stopwatch(device)
 
+    stop.begin(steps)
     for step in range(start + 1, steps + 1):
         with watch.waiting():
             micro_batches = next(batches)
@@ -136,7 +141,9 @@ def train(config: UnderstandingConfig) -> None:
         reporter.advance()
         last = step == steps
 
-        if step % config.checkpoint.save_every == 0 or last:
+        stopping = stop.agreed(step)
+        saved = step % config.checkpoint.save_every == 0 or last or stopping
+        if saved:
             terms.check_finite()  # a checkpoint is good or it is not written
             state.save(checkpoints, step)
 
@@ -149,10 +156,23 @@ def train(config: UnderstandingConfig) -> None:
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)
-        if step % config.logging.picture_every == 0 or last:
+        picture_due = step % config.logging.picture_every == 0 or last
+        evaluation_due = step % config.logging.evaluate_every == 0 or last
+        if picture_due and not stopping:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
-        if held_out.samples and (step % config.logging.evaluate_every == 0 or last):
-            reporter.line(step, held_out.scores(side), kind="evaluation")
+        if held_out.samples and evaluation_due and not stopping:
+            with suppress(StoppedEarly):
+                reporter.line(step, held_out.scores(side), kind="evaluation")
+
+        if stop.agreed():  # asked before, or since
+            if not saved:
+                terms.check_finite()
+                state.save(checkpoints, step)
+            break
+
+    if stop.reason is not None:
+        reporter.close(stop.leave(step))
+        return
 
     if config.model.lora is not None:
         save_adapter(run / "adapter", side, config.init_from)
