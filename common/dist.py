@@ -7,8 +7,9 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_dist
@@ -27,6 +28,8 @@ LOST = re.compile(
 _peers: Peers | None = None
 _host_group: Any = None
 _failed = False
+
+Value = TypeVar("Value")
 
 
 def start_process(requested: str) -> torch.device:
@@ -187,6 +190,13 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def reduce_(tensor: torch.Tensor, target: int) -> torch.Tensor:
+    """Sum over ranks on rank `target`, in place; elsewhere the tensor is spent."""
+    if world() > 1:
+        torch_dist.reduce(tensor, target)
+    return tensor
+
+
 def broadcast_(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
     """The tensor of rank `source` on all ranks, in place."""
     if world() > 1:
@@ -201,6 +211,20 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world()
     torch_dist.all_gather_object(values, value)
     return values
+
+
+def from_main(compute: Callable[[], Value]) -> Value:
+    """What rank 0 computes, on every rank; a `UserError` that it raises is raised on every rank."""
+    value, said = None, None
+    if is_main():
+        try:
+            value = compute()
+        except UserError as error:
+            said = str(error)
+    value, said = gather_objects((value, said))[0]
+    if said is not None:
+        raise UserError(said)
+    return value  # type: ignore[return-value]
 
 
 def _free_port() -> int:

@@ -10,6 +10,7 @@ from common import dist
 from common.data.evaluation import evaluation_loader
 from common.errors import UserError
 from common.training.engine import autocast
+from common.training.modes import evaluating
 from common.training.stop import until_stopped
 from generation.code_encoder import CodeEncoder
 from generation.config import GenerationConfig
@@ -57,14 +58,13 @@ class HeldOut:
             StoppedEarly: on all ranks, if one of them was asked to stop the run.
         """
         totals = torch.zeros(3, dtype=torch.float64, device=device)
-        model.eval()
-        for batch in until_stopped(self.batches):
-            inputs = (batch[name].to(device) for name in ("input_ids", "predictors", "targets"))
-            with autocast(self.precision, device):
-                output = model(*inputs)
-            here = torch.stack([output.loss, output.accuracy, torch.ones_like(output.loss)])
-            totals += here.double() * batch["samples"]
-        model.train()
+        with evaluating(model):
+            for batch in until_stopped(self.batches):
+                inputs = (batch[name].to(device) for name in ("input_ids", "predictors", "targets"))
+                with autocast(self.precision, device):
+                    output = model(*inputs)
+                here = torch.stack([output.loss, output.accuracy, torch.ones_like(output.loss)])
+                totals += here.double() * batch["samples"]
         loss, accuracy, images = dist.sum_(totals).tolist()
         if not images:
             return {}

@@ -36,21 +36,26 @@ def train(config: GenerationConfig) -> None:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
     import math
+    from collections.abc import Iterator
     from contextlib import suppress
 
     import torch
 
     from common import dist
     from common.data.corrupt import CorruptCounter
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
+    from common.training.engine import set_rates
+    from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.progress import Progress
     from common.training.reporter import Reporter
-    from common.training.run import finish_run, open_run, record_run
+    from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from generation import assemble
     from generation.code_encoder import CodeEncoder
-    from generation.dataset import SequenceBuilder, training_batches
+    from generation.dataset import Batch, SequenceBuilder, training_batches
     from generation.efficiency import GenerationEfficiency
     from generation.held_out import HeldOut
     from generation.objective import NextCode
@@ -62,7 +67,7 @@ def train(config: GenerationConfig) -> None:
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     generator = assemble.assemble_generator(config)
@@ -73,31 +78,41 @@ def train(config: GenerationConfig) -> None:
     # --- The engine, and what changes beside it; then back to where a former run was
     engine = assemble.start_generator(model, config)
     corrupt = CorruptCounter(config.data.max_corrupt_share)
+    terms, watch = Terms(device), Stopwatch(device)
+    guard = Guard(config.guard, {"generator": engine}, terms, device)
+    progress = Progress(config.batch.global_size)
     state = TrainingState(
         engines={"generator": engine},
-        parts={"corrupt": corrupt},
+        parts={"corrupt": corrupt, "guard": guard},
+        progress=progress,
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
-    start = state.load(latest) if latest else 0
+    if latest is not None:
+        state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
 
     # --- The data: what is learned from, what is measured, what is looked at
     builder = SequenceBuilder(generator.text_tokenizer, vocabulary, config.data.prompt_dropout, config.seed)
-    micro, position = config.batch.micro_size, start * config.batch.global_size
-    batches = training_batches(
-        config.data, builder, encoder, config.seed, dist.rank(), dist.world(), micro, position
-    )
+
+    def stream() -> Iterator[Batch]:
+        share = (dist.rank(), dist.world(), config.batch.micro_size)
+        return training_batches(config.data, builder, encoder, config.seed, *share, progress.position)
+
+    batches = stream()
     held_out = HeldOut(config, builder, encoder)
     pictures = SamplePictures(config, generator)
 
-    reporter = Reporter(run, config.logging, config.steps, start)
+    reporter = Reporter(run, config.logging, config.steps, progress.step)
     if latest is not None:
-        reporter.say(f"{run}: resuming from step {start}")
-    terms, watch = Terms(device), Stopwatch(device)
+        reporter.say(f"{run}: resuming from step {progress.step}")
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
     stop.begin(config.steps)
-    for step in range(start + 1, config.steps + 1):
+    while progress.step < config.steps:
+        step = progress.step + 1
+        set_rates(engine, step - 1)
+        guard.start_step(step)
         for _ in range(accumulation):
             with watch.waiting():
                 batch = next(batches)
@@ -108,23 +123,30 @@ def train(config: GenerationConfig) -> None:
                 batch["targets"].to(device, non_blocking=True),
             )
             # Every picture has as many codes, so the mean over micro-batches is the mean over all codes.
-            engine.backward(output.loss)
+            engine.backward(guard.veto(engine, output.loss))
             engine.step()
             terms.add(step, loss=output.loss, accuracy=output.accuracy)
             watch.count(**efficiency.count(batch))
+        progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
-
+        line_due = step % config.logging.log_every == 0 or last
         stopping = stop.agreed(step)
-        saved = step % config.checkpoint.save_every == 0 or last or stopping
-        if saved:
-            terms.check_finite()  # a checkpoint is good or it is not written
-            state.save(checkpoints, step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
+
+        if guard.end_step(line_due, saving):
+            with guard.going_back():
+                state.go_back(checkpoints)
+            reporter.rewind(progress.step)
+            batches = stream()
+            continue
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+            state.save(checkpoints)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts
-        if step % config.logging.log_every == 0 or last:
-            terms.check_finite()
-            line = terms.take()
+        if line_due:
+            line = terms.take() | guard.line()
             line["perplexity"] = math.exp(line["loss"])  # among how many codes the model still hesitates
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line["lr"] = engine.optimizer.param_groups[0]["lr"]
@@ -136,20 +158,18 @@ def train(config: GenerationConfig) -> None:
         with suppress(StoppedEarly):
             if evaluation_due and not stopping and (scores := held_out.evaluate(model, device)):
                 reporter.line(step, scores, kind="evaluation")
-            if pictures and picture_due and not stopping:
-                reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
+                best.offer(step, scores)
+        if pictures and picture_due and not stopping:
+            reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
-        if stop.agreed():  # asked before, or since
-            if not saved:
-                terms.check_finite()
-                state.save(checkpoints, step)
+        if saving and stop.agreed():  # asked before, or since
             break
 
-    if stop.reason is not None:
-        reporter.close(stop.leave(step))
+    checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
         return
-
-    finish_run(run, generator)
+    leave_model(run / "model", generator)
     reporter.close(f"{run / 'model'}: the trained generator")
 
 

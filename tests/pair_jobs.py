@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import tiny
+import tiny_engine
 import tiny_generator
 import torch
+from full_disk import full_disk
+from poison import several as poisoned  # noqa: F401
 
 from common import dist
+from common.errors import UserError
+from common.training.checkpoint import Checkpoints
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
 from common.training.state import TrainingState
+from common.training.stored import background
 from evals.geneval import run as geneval
 from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
@@ -65,9 +72,9 @@ def stopped(after: int | None) -> Iterator[list[TrainingState]]:
         kept.append(self)
         start(self, *inputs, **named)
 
-    def save_and_stop(self: TrainingState, checkpoints: Any, step: int) -> None:
-        save(self, checkpoints, step)
-        if step == after:
+    def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
+        save(self, checkpoints)
+        if self.progress.step == after:
             raise KeyboardInterrupt
 
     patches = {"__init__": remember, "save": save_and_stop}
@@ -169,3 +176,109 @@ def step_language_side(
         save_adapter(Path(output) / "adapter", side, config.init_from)
     buffers = {str(buffer.dtype) for buffer in side.buffers()}
     return {"losses": losses, "predicted": predicted, "built": built, "buffers": buffers}
+
+
+def engine(**inputs: Any) -> list[float]:
+    """`tiny_engine.go_on` on both ranks."""
+    return tiny_engine.go_on(**inputs)
+
+
+def checkpoint_of_two(folder: str) -> dict[str, Any]:
+    """Each rank gives half of the tensors; both read all."""
+    checkpoints = Checkpoints(Path(folder), keep=1)
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    give_half(checkpoints, 5)
+    found = checkpoints.newest()
+    assert found is not None
+    right = all(found.read(str(i)).tolist() == [float(i)] * 50 for i in range(8))
+    files = len(list(found.path.glob("weights_*")))
+    return {"keys": len(found.keys()), "step": found.record["step"], "right": right, "files": files}
+
+
+def give_half(checkpoints: Checkpoints, step: int) -> None:
+    tensors = [(str(i), torch.full((50,), float(i)) if i % 2 == dist.rank() else None) for i in range(8)]
+    checkpoints.save(step, tensors, {"step": step})
+
+
+def checkpoint_in_background(folder: str) -> dict[str, Any]:
+    """Rank 1 writes late; what is there before and after."""
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    opened, write = threading.Event(), background.write_share
+
+    def late(*arguments: Any) -> Any:
+        assert dist.rank() == 0 or opened.wait(60)
+        return write(*arguments)
+
+    checkpoints = Checkpoints(Path(folder), keep=1, background=True)
+    with mock.patch.object(background, "write_share", late):
+        give_half(checkpoints, 5)
+        if dist.is_main():
+            assert checkpoints._writer is not None
+            assert checkpoints._writer.own_share() is not None
+        early = [path.name for path in Path(folder).iterdir() if not path.name.startswith(".")]
+        dist.sum_(torch.ones(1))  # as training goes on
+        opened.set()
+        checkpoints.poll()
+        checkpoints.wait()
+    found = checkpoints.newest()
+    assert found is not None
+    right = all(found.read(str(i)).tolist() == [float(i)] * 50 for i in range(8))
+    names = sorted(path.name for path in Path(folder).iterdir())
+    return {"early": early, "late": found.step, "right": right, "names": names}
+
+
+def checkpoint_that_does_not_fit(folder: str, full: int, background: bool = False) -> str:
+    """The disk of rank `full` is full at the second save; what each rank says."""
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    checkpoints = Checkpoints(Path(folder), keep=1, background=background)
+    give_half(checkpoints, 1)
+    checkpoints.wait()
+    try:
+        with full_disk(100) if dist.rank() == full else contextlib.nullcontext():
+            give_half(checkpoints, 2)
+            checkpoints.wait()
+    except UserError as error:
+        dist.barrier()
+        return str(error)
+    raise AssertionError("nothing was said")
+
+
+def checkpoint_damaged_between(folder: str) -> int:
+    """The step that each rank goes on from, where a file of rank 1's newest has one bit flipped."""
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    checkpoints = Checkpoints(Path(folder), keep=2)
+    give_half(checkpoints, 1)
+    give_half(checkpoints, 2)
+    if dist.is_main():
+        file = Path(folder) / "step_00000002" / "weights_rank00001_00000.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    dist.barrier()
+    found = Checkpoints(Path(folder), keep=2).newest()
+    assert found is not None
+    return found.step
+
+
+def unshared_checkpoints(folder: str) -> str:
+    """Each rank has a disk of its own under the same recipe; what each says."""
+    own = Path(folder) / f"disk{dist.rank()}"
+    own.mkdir()
+
+    def elsewhere(path: Path) -> bool:
+        return (own / path.name).exists()
+
+    with mock.patch("common.training.checkpoint._appears", elsewhere):
+        try:
+            Checkpoints(own / "checkpoints", keep=1).newest()
+        except UserError as error:
+            return str(error)
+    raise AssertionError("nothing was said")

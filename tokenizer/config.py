@@ -12,14 +12,18 @@ from common.config import Architecture, Count, Rate, Weight, configclass, statin
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
 from common.peers import ProcessConfig
+from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
+from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig
 from common.training.reporter import LoggingConfig
+from tokenizer.codebook_watch import CodebookWatchConfig
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.perceptual import PerceptualConfig
 
 Start = Literal["kmeans", "sample", "normal"]
+Distance = Literal["lpips", "random_features", "rfid", "frechet_encoder"]
 
 
 @configclass
@@ -142,10 +146,16 @@ class EvaluationConfig:
     Args:
         images: a folder of images; null evaluates nothing.
         limit: the first so many images of it.
+        distances: what is measured beside PSNR, SSIM and the use of codes (`tokenizer/distances.py`). `lpips` and
+            `rfid` need weights; `random_features` and `frechet_encoder` have their forms and need none.
+        inception_weights: FID's Inception; null is torch-fidelity's own download. LPIPS' VGG is that of the loss
+            (`loss.perceptual_model.lpips_vgg_weights`).
     """
 
     images: str | None
     limit: int = 512
+    distances: tuple[Distance, ...] = ()
+    inception_weights: str | None = None
 
 
 @configclass
@@ -170,9 +180,18 @@ class TokenizerConfig:
     logging: LoggingConfig
     checkpoint: CheckpointConfig
     processes: ProcessConfig = ProcessConfig()
+    guard: GuardConfig = GuardConfig()
+    codebook_watch: CodebookWatchConfig = CodebookWatchConfig()
     evaluation: EvaluationConfig
 
+    @property
+    def scores(self) -> Scores:
+        """Those of its evaluations that `checkpoint.best` may name -> whether higher is better."""
+        codes = {"usage": True, "perplexity": True} if self.model.quantize else {}
+        return {"psnr": True, "ssim": True, **codes, **dict.fromkeys(self.evaluation.distances, False)}
+
     def __post_init__(self) -> None:
+        check_best(self.checkpoint, self.logging, self.evaluation.images is not None, self.scores)
         if not self.model.freeze_encoder and self.optimizer.encoder_lr is None:
             raise ValueError("optimizer.encoder_lr: expected a rate, since model.freeze_encoder is false")
         if self.loss.discriminator and self.optimizer.discriminator_lr is None:

@@ -11,38 +11,47 @@ from torch import Tensor
 from common import dist
 from common.data.evaluation import evaluation_loader
 from common.data.images import to_float, to_pil
+from common.errors import refusing
 from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.sheets import pairs_sheet
 from common.training.engine import autocast
+from common.training.modes import evaluating
 from common.training.stop import until_stopped
 from tokenizer.config import TokenizerConfig
+from tokenizer.distances import Distances
 
 
 @torch.no_grad()
-def evaluate(model: VQRAE, config: TokenizerConfig, device: torch.device) -> dict[str, float]:
-    """PSNR, SSIM, usage, perplexity over `evaluation.images`; every image once over all ranks.
+def evaluate(
+    model: VQRAE, config: TokenizerConfig, device: torch.device, distances: Distances
+) -> dict[str, float]:
+    """PSNR, SSIM, `distances`, usage, perplexity over `evaluation.images`; every image once over all ranks.
 
     Raises:
+        UserError: the images are too few to be measured so.
         StoppedEarly: on all ranks, if one of them was asked to stop the run.
     """
-    metrics = ReconstructionMetrics(config.model.codebook_size, device=device)
-    model.eval()
-    for pixels in until_stopped(held_out_batches(config, device)):
-        with autocast(config.engine.precision, device):
-            output = model(pixels, quantize=config.model.quantize)
-        metrics.update(pixels, output.reconstruction.float(), output.codes)
-    model.train()
-    return dict(metrics.compute())
+    metrics = ReconstructionMetrics(
+        config.model.codebook_size,
+        device=device,
+        distances=distances.of_pictures,
+        frechet=distances.of_sets,
+    )
+    with evaluating(model):
+        for pixels in until_stopped(held_out_batches(config, device)):
+            with autocast(config.engine.precision, device):
+                output = model(pixels, quantize=config.model.quantize)
+            metrics.update(pixels, output.reconstruction.float(), output.codes)
+    with refusing(f"{config.evaluation.images}: evaluation.images", ValueError):
+        return dict(metrics.compute())
 
 
 @torch.no_grad()
 def reconstruction_grid(model: VQRAE, pixels: Tensor, config: TokenizerConfig) -> Image.Image:
     """Pairs original | reconstruction of (B, 3, H, W), four pairs a row; small pictures are enlarged."""
-    model.eval()
-    with autocast(config.engine.precision, pixels.device):
+    with evaluating(model), autocast(config.engine.precision, pixels.device):
         rebuilt = model(pixels, quantize=config.model.quantize).reconstruction.float()
-    model.train()
     return pairs_sheet([(to_pil(left), to_pil(right)) for left, right in zip(pixels, rebuilt, strict=True)])
 
 

@@ -36,26 +36,35 @@ def train(config: TokenizerConfig) -> None:
     Raises:
         UserError: the recipe does not fit machine or data, a loss is not finite, or nothing can be saved.
     """
+    from collections.abc import Iterator
     from contextlib import suppress
 
     import torch
 
     from common import dist
+    from common.data.batch import Batch
     from common.data.corrupt import CorruptCounter
     from common.data.images import to_float
     from common.data.stream import training_loader
     from common.metrics.code_usage import CodeUsage
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.ema import ShardedEMA, averaged
-    from common.training.engine import autocast
+    from common.training.engine import set_rates
+    from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.progress import Progress
     from common.training.reporter import Reporter
-    from common.training.run import finish_run, open_run, record_run
+    from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
+    from tokenizer.codebook_revival import revive
     from tokenizer.codebook_start import start_from_data
+    from tokenizer.codebook_watch import CodebookWatch
+    from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
+    from tokenizer.from_checkpoint import note_model
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
     from tokenizer.losses import LeCam
     from tokenizer.objective import GeneratorObjective, discriminator_objective
@@ -67,55 +76,70 @@ def train(config: TokenizerConfig) -> None:
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     model = assemble.assemble_model(config).to(device)
     teacher = assemble.assemble_teacher(model, config)
     critic = assemble.assemble_discriminator(config)
     perceptual = build_perceptual(config.loss.perceptual_model, device) if config.loss.perceptual else None
+    distances = build_distances(config, model, teacher, perceptual, device)
     if latest is None and config.init_from is None:
         start_from_data(model, config, device)
 
     # --- The engines, and what changes beside them; then back to where a former run was
     generator = assemble.start_generator(model, config)
     discriminator = assemble.start_discriminator(critic, config) if critic is not None else None
+    engines = {"generator": generator, "discriminator": discriminator}
+    progress = Progress(config.batch.global_size)
     lecam, corrupt = LeCam().to(device), CorruptCounter(config.data.max_corrupt_share)
     ema = ShardedEMA(model) if config.ema else None
+    terms, usage = Terms(device), CodeUsage(config.model.codebook_size, device)
+    guard = Guard(config.guard, engines, terms, device, beside={"lecam": lecam, "ema": ema})
+    codebook = CodebookWatch(config.codebook_watch, usage, guard.say) if config.model.quantize else None
     state = TrainingState(
-        engines={"generator": generator, "discriminator": discriminator},
-        parts={"lecam": lecam, "ema": ema, "corrupt": corrupt},
+        engines=engines,
+        parts={"lecam": lecam, "ema": ema, "corrupt": corrupt, "guard": guard, "codebook": codebook},
+        progress=progress,
     )
-    start = state.load(latest) if latest else 0
-    record_run(run, config)
-    objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
-    position = start * config.batch.global_size
-    batches = iter(
-        training_loader(
-            config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, position
-        )
-    )
-
-    reporter = Reporter(run, config.logging, config.steps, start)
     if latest is not None:
-        reporter.say(f"{run}: resuming from step {start}")
+        state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
+    record_run(run, config)
+    note_model(run, model)
+    objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
+
+    def stream() -> Iterator[Batch]:
+        share = (dist.rank(), dist.world(), config.batch.micro_size)
+        return iter(training_loader(config.data, config.seed, *share, progress.position))
+
+    batches = stream()
+    reporter = Reporter(run, config.logging, config.steps, progress.step)
+    if latest is not None:
+        reporter.say(f"{run}: resuming from step {progress.step}")
     if config.model.warning:
         reporter.say(config.model.warning)
-    terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(device)
+    watch = Stopwatch(device)
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
     stop.begin(config.steps)
-    for step in range(start + 1, config.steps + 1):
+    while progress.step < config.steps:
+        step = progress.step + 1
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
         learning = discriminator if step > config.loss.first_discriminator_update else None
         felt = critic if step > (config.loss.discriminator_start or 0) else None
+        set_rates(generator, step - 1)
+        if learning is not None:
+            set_rates(learning, step - 1 - config.loss.first_discriminator_update)
+        guard.start_step(step)
 
         for _ in range(accumulation):
             with watch.waiting():
                 batch = next(batches)
             images = len(batch["key"])
             corrupt.add(batch["skipped"], images)
+            guard.see(batch["key"])
             watch.count(**efficiency.count(images, felt=felt is not None, learning=learning is not None))
             pixels = to_float(batch["pixels"].to(device, non_blocking=True))
 
@@ -127,10 +151,9 @@ def train(config: TokenizerConfig) -> None:
                 # The gradient passes through it and leaves nothing in it. Not through its engine, which
                 # would start a reduction of its own in the middle of the generator's backward pass.
                 felt.requires_grad_(False)
-                with autocast(config.engine.precision, device):
-                    fake = felt(reconstruction).float()
+                fake = felt(reconstruction)  # in float32, as it learns (decision 4)
             loss, values = objective(output, pixels, fake)
-            generator.backward(loss)
+            generator.backward(guard.veto(generator, loss))
             generator.step()
             terms.add(step, **values)
             if output.codes is not None:
@@ -139,7 +162,7 @@ def train(config: TokenizerConfig) -> None:
             # --- The discriminator: tell pictures from reconstructions
             if learning is not None:
                 learning.module.requires_grad_(True)
-                logits = learning(torch.cat([pixels, reconstruction.detach()])).float()
+                logits = learning(torch.cat([pixels, reconstruction.detach()]))
                 real, fake = logits.chunk(2)
                 loss, values = discriminator_objective(real, fake, lecam, config.loss.lecam)
                 learning.backward(loss)
@@ -150,21 +173,33 @@ def train(config: TokenizerConfig) -> None:
             lecam.update()
         if ema is not None:
             ema.update()
+        progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
-
+        line_due = step % config.logging.log_every == 0 or last
         stopping = stop.agreed(step)
-        saved = step % config.checkpoint.save_every == 0 or last or stopping
-        if saved:
-            terms.check_finite()  # a checkpoint is good or it is not written
-            state.save(checkpoints, step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
+
+        if guard.end_step(line_due, saving):
+            with guard.going_back():
+                state.go_back(checkpoints)
+            reporter.rewind(progress.step)
+            batches = stream()
+            continue
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+            state.save(checkpoints)
 
         # --- What a user sees: a line, a picture, the held-out set
-        if step % config.logging.log_every == 0 or last:
-            terms.check_finite()
-            line = terms.take()
-            if config.model.quantize:
-                line |= usage.take()
+        if line_due:
+            line = terms.take() | guard.line()
+            if codebook is not None:
+                used, dead = codebook.line()
+                line |= used
+                if dead is not None:
+                    line["revived_codes"] = revive(
+                        model.quantizer, dead, output.features.detach(), config.seed, step
+                    )
             line["grad_norm"] = float(generator.get_global_grad_norm() or 0.0)
             line |= {
                 f"lr_{g['name']}": g["lr"] for g in generator.optimizer.param_groups if "/" not in g["name"]
@@ -183,20 +218,19 @@ def train(config: TokenizerConfig) -> None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if evaluation_due:
-                    reporter.line(step, evaluate(model, config, device), kind="evaluation")
+                    scores = evaluate(model, config, device, distances)
+                    reporter.line(step, scores, kind="evaluation")
+                    best.offer(step, scores)
 
-        if stop.agreed():  # asked before, or since
-            if not saved:
-                terms.check_finite()
-                state.save(checkpoints, step)
+        if saving and stop.agreed():  # asked before, or since
             break
 
-    if stop.reason is not None:
-        reporter.close(stop.leave(step))
+    checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
         return
-
     with averaged(ema):
-        finish_run(run, model)
+        leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")
 
 

@@ -36,23 +36,27 @@ def train(config: UnderstandingConfig) -> None:
     Raises:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
+    from collections.abc import Iterator
     from contextlib import suppress
 
     import torch
 
     from common import dist
     from common.data.corrupt import CorruptCounter
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
-    from common.training.engine import deepspeed_config
+    from common.training.engine import deepspeed_config, set_rates
+    from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.progress import Progress
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
     from common.training.state import TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from understanding import assemble
-    from understanding.batches import training_batches
+    from understanding.batches import Batch, training_batches
     from understanding.efficiency import UnderstandingEfficiency
-    from understanding.export import export_model, save_adapter
+    from understanding.export import leave
     from understanding.held_out import HeldOut
     from understanding.projector_start import standardize
     from understanding.skipped import SkippedList
@@ -63,7 +67,7 @@ def train(config: UnderstandingConfig) -> None:
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
     )
@@ -83,42 +87,53 @@ def train(config: UnderstandingConfig) -> None:
         standardize(side, tower, dataset, config.engine.precision)
     engine = assemble.start_language_side(side, config, settings, steps)
     left_out = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
+    terms, watch = Terms(device), Stopwatch(device)
+    guard = Guard(config.guard, {"language_side": engine}, terms, device)
+    progress = Progress(config.batch.global_size)
     state = TrainingState(
         engines={"language_side": engine},
-        parts={"skipped": left_out},
+        parts={"skipped": left_out, "guard": guard},
+        progress=progress,
         facts={"tower": assemble.tower_fact(tower)},
         # A frozen language model comes from where the recipe says.
         without_frozen=("language_side",),
     )
-    start = state.load(latest) if latest else 0
+    if latest is not None:
+        state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
     dataset.list_unusable(skipped, config.data.max_skipped_share)
-    batches = training_batches(
-        dataset,
-        plan,
-        rank=dist.rank(),
-        world=dist.world(),
-        micro_size=config.batch.micro_size,
-        packed=config.data.packing,
-        start=start,
-        steps=steps,
-        workers=config.data.workers,
-        prefetch=config.data.prefetch,
-    )
 
-    reporter = Reporter(run, config.logging, steps, start)
+    def stream() -> Iterator[list[Batch]]:
+        return training_batches(
+            dataset,
+            plan,
+            rank=dist.rank(),
+            world=dist.world(),
+            micro_size=config.batch.micro_size,
+            packed=config.data.packing,
+            start=progress.batches,
+            steps=progress.batches + steps - progress.step,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+        )
+
+    batches = stream()
+    reporter = Reporter(run, config.logging, steps, progress.step)
     if latest is not None:
-        reporter.say(f"{run}: resuming from step {start}")
-    terms, watch = Terms(device), Stopwatch(device)
+        reporter.say(f"{run}: resuming from step {progress.step}")
 
     stop.begin(steps)
-    for step in range(start + 1, steps + 1):
+    while progress.step < steps:
+        step = progress.step + 1
         with watch.waiting():
             micro_batches = next(batches)
         # DeepSpeed averages over ranks and micro-batches; this share makes it a mean over the step's learned tokens.
         learned = torch.tensor(sum(len(batch["targets"]) for batch in micro_batches), device=device)
         share = accumulation * dist.world() / dist.sum_(learned).clamp_min(1)
+        set_rates(engine, step - 1)
+        guard.start_step(step)
 
         for batch in micro_batches:
             features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
@@ -130,7 +145,7 @@ def train(config: UnderstandingConfig) -> None:
                 batch["attention_mask"],
                 batch["position_ids"],
             )
-            engine.backward(loss * share)
+            engine.backward(guard.veto(engine, loss * share))
             engine.step()
             hits = (predicted == batch["targets"].to(device, non_blocking=True)).sum()
             terms.add(step, loss=loss.detach() * share, token_accuracy=hits * share)
@@ -138,21 +153,28 @@ def train(config: UnderstandingConfig) -> None:
             skipped.add(batch["skipped"])
             left_out.add(batch["skipped"], batch["samples"])
 
+        progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == steps
-
+        line_due = step % config.logging.log_every == 0 or last
         stopping = stop.agreed(step)
-        saved = step % config.checkpoint.save_every == 0 or last or stopping
-        if saved:
-            terms.check_finite()  # a checkpoint is good or it is not written
-            state.save(checkpoints, step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
+
+        if guard.end_step(line_due, saving):
+            with guard.going_back():
+                state.go_back(checkpoints)
+            reporter.rewind(progress.step)
+            batches = stream()
+            continue
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+            state.save(checkpoints)
 
         # --- What a user sees: a line, a picture of answers, the held-out set
-        if step % config.logging.log_every == 0 or last:
-            terms.check_finite()
-            line = terms.take()
+        if line_due:
+            line = terms.take() | guard.line()
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
-            line |= {**assemble.current_rates(engine), "epoch": plan.epoch(step)}
+            line |= {**assemble.current_rates(engine), "epoch": plan.epoch(progress.batches)}
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)
@@ -160,23 +182,20 @@ def train(config: UnderstandingConfig) -> None:
         evaluation_due = step % config.logging.evaluate_every == 0 or last
         if picture_due and not stopping:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
-        if held_out.samples and evaluation_due and not stopping:
-            with suppress(StoppedEarly):
-                reporter.line(step, held_out.scores(side), kind="evaluation")
+        with suppress(StoppedEarly):
+            if held_out.samples and evaluation_due and not stopping:
+                scores = held_out.scores(side)
+                reporter.line(step, scores, kind="evaluation")
+                best.offer(step, scores)
 
-        if stop.agreed():  # asked before, or since
-            if not saved:
-                terms.check_finite()
-                state.save(checkpoints, step)
+        if saving and stop.agreed():  # asked before, or since
             break
 
-    if stop.reason is not None:
-        reporter.close(stop.leave(step))
+    checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
         return
-
-    if config.model.lora is not None:
-        save_adapter(run / "adapter", side, config.init_from)
-    export_model(run / "model", side, tower, processor)
+    leave(run / "model", run / "adapter", config, side, tower, processor)
     reporter.close(f"{run / 'model'}: the trained model")
 
 

@@ -7,6 +7,7 @@ RUN/pictures/           grids of original | reconstruction, or samples
 RUN/tensorboard/        the same numbers for TensorBoard
 RUN/checkpoints/        to resume from (see `checkpoint`)
 RUN/model/              the result: a folder for `from_pretrained`
+RUN/exports/            the same of checkpoints in between (`vqrae export`)
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ def record_run(run: Path, config: Any) -> None:
         write_json(run / "versions.json", versions())
 
 
-def finish_run(run: Path, model: Any) -> None:
-    """Write `RUN/model` whole or not at all (rank 0); `model` has `save_pretrained`.
+def leave_model(folder: Path, model: Any) -> None:
+    """Write `RUN/model`, or an export in its place, whole or not at all (rank 0); `model` has `save_pretrained`.
 
     Raises:
-        UserError: it could not be written; the run's checkpoints are untouched.
+        UserError: it could not be written; what was there before is untouched.
     """
     if dist.is_main():
-        with whole_folder(run / "model") as partial:
+        with whole_folder(folder) as partial:
             model.save_pretrained(partial)
     dist.barrier()
 

@@ -1,7 +1,8 @@
 """Ending a run before its last step so that the same command goes on: at SIGTERM, at SIGUSR1, or after a time limit.
 
 The step is finished, a checkpoint is written, and RUN/preempted says so, since launchers swallow exit codes; the exit
-code is 0. A held-out evaluation is cut short; a picture or a checkpoint that is being made is finished. All ranks stop
+code is 0. A held-out evaluation is cut short, and one more step is done; a picture or a checkpoint that is being made
+is finished. All ranks stop
 after the same step, whichever of them was asked: once a step their hosts agree on it, by one number beside the devices'
 own traffic. Before the first step nothing can be lost, and the run ends at once.
 
@@ -77,9 +78,11 @@ class StopRequest:
 
     @property
     def asked(self) -> int:
-        """What this rank was asked to stop for, 0 if it was not."""
+        """What this rank knows that the run is to stop for; 0 if it is not, or has done its last step."""
+        if self._complete:
+            return 0
         late = self._ends_at is not None and time.time() >= self._ends_at
-        return self._asked or (TIME_LIMIT if late else 0)
+        return self.reason or self._asked or (TIME_LIMIT if late else 0)
 
     def agreed(self, step: int | None = None) -> bool:
         """Whether all ranks stop now, which all of them ask at once. A run whose last step is done is not stopped.
@@ -96,7 +99,7 @@ class StopRequest:
             self._complete = step >= self._steps
         if self.reason is None and not self._complete:
             self.reason = dist.agreed_maximum(self.asked) or None
-        return self.reason is not None
+        return self.reason is not None and not self._complete
 
     def leave(self, step: int | None) -> str:
         """Writes RUN/preempted (rank 0); returns what to tell the user.
@@ -109,8 +112,8 @@ class StopRequest:
         if os.environ.get("RANK", "0") == "0" and self.run.is_dir():
             record = {"step": step, "reason": name, "when": datetime.now(UTC).isoformat(timespec="seconds")}
             write_json(self.run / PREEMPTED, record)
-        done = "before the first step" if step is None else f"step {step} is done and saved"
-        return f"{self.run}: stopped ({name}): {done}; the same command goes on"
+        done = "before the first step" if step is None else f"step {step} is done"
+        return f"{self.run}: stopped ({name}): {done}; the same command goes on from the newest checkpoint"
 
     def hear(self, number: int, frame: FrameType | None = None) -> None:
         """A signal's handler."""
@@ -168,7 +171,7 @@ def until_stopped(items: Iterable[Item], together: bool = False) -> Iterator[Ite
     """
     stop = _current
     for item in items:
-        if stop is not None and (stop.agreed() if together else stop.reason or stop.asked):
+        if stop is not None and (stop.agreed() if together else stop.asked):
             break
         yield item
     if stop is not None and stop.agreed():
