@@ -2,10 +2,11 @@
 
     python -m benchmarks.mutator --seed 13 --out benchmarks/drawn/first.json FILE=COUNT ...
 
-writes a list of mutants, each a fault at one place: a call left out, a comparison or a boolean turned, + and - exchanged, an
-argument left out or two exchanged, a constant changed, a `detach` or `no_grad` taken away, a `requires_grad` turned, a
-branch always or never taken, another field of the same recipe read, the input returned. Within a file every kind of fault
-is as likely as any other. Left alone are what only speaks to people (errors, texts, bars) and what only types read.
+writes a list of mutants, each a fault at one place: a call left out, a comparison or a boolean turned, + and
+- exchanged, an argument left out or two exchanged, a constant changed, a `detach` or `no_grad` taken away, a
+`requires_grad` turned, a branch always or never taken, another field of the same recipe read, the input
+returned. Within a file every kind of fault is as likely as any other. Left alone are what only speaks to
+people (errors, texts, bars) and what only types read.
 
 A mutant names its place by function and text and not by line, so that a list outlives edits elsewhere in the file;
 `benchmarks.drawn_mutants` plants and judges them.
@@ -264,7 +265,8 @@ class _Walk(ast.NodeVisitor):
             after = self.source(two) + between + self.source(one)
             self._add("arguments exchanged", self.raw[start:end].decode(), after, start, end)
         for keyword in node.keywords:
-            others = [part for part in (*node.args, *node.keywords) if part is not keyword]
+            both: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+            others = [part for part in both if part is not keyword]
             listed = ", ".join(self.source(part) for part in others)
             self.add("keyword left out", node, f"{self.source(node.func)}({listed})")
 

@@ -38,14 +38,13 @@ def remove_left_locks() -> None:
         except FileNotFoundError:  # released just now
             continue
         except OSError as error:
-            said, why = "cannot be removed, and training waits for it", f" ({error.strerror})"
+            _warn(f"{lock}: left by a build that was stopped, and training waits for it: {error.strerror}")
         else:
-            said, why = "removed", ""
-        print(
-            f"warning: {lock}: {age / 60:.0f} minutes old, left by a build that was stopped: {said}{why}",
-            file=sys.stderr,
-            flush=True,
-        )
+            _warn(f"{lock}: {age / 60:.0f} minutes old, left by a build that was stopped: removed")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _root() -> Path:

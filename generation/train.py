@@ -44,7 +44,7 @@ def train(config: GenerationConfig) -> None:
     from common.training.checkpoint import Checkpoints
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.reporter import Reporter
-    from common.training.run import finish_run, open_run, record_run
+    from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
     from generation import assemble
     from generation.code_encoder import CodeEncoder
@@ -132,7 +132,7 @@ def train(config: GenerationConfig) -> None:
         if pictures and (step % config.logging.picture_every == 0 or last):
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
-    finish_run(run, generator)
+    leave_model(run / "model", generator)
     reporter.close(f"{run / 'model'}: the trained generator")
 
 

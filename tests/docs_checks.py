@@ -59,6 +59,7 @@ OURS = ("python", "bash", "vqrae", *LAUNCHERS)
 FOREIGN_WORDS = {
     "CUDA_VISIBLE_DEVICES", "HF_HOME", "HUB_ID", "OutOfMemoryError", "push_to_hub", "slots", "node1", "hosts",
     "iconv", "sys.path", "vision_feature_layer", "key.path", "value", "pair.run",
+    "add_special_tokens",
 }  # fmt: skip
 # Folders that runs and users make: what is below them cannot be looked up.
 MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures")

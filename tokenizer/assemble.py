@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -65,9 +66,11 @@ def start_generator(model: VQRAE, config: TokenizerConfig) -> Any:
 
 
 def start_discriminator(critic: Discriminator, config: TokenizerConfig) -> Any:
-    """The discriminator's engine. Its warm-up and cosine start at its first update, not at step 0 (decision 11)."""
+    """The discriminator's engine: in float32 whatever the generator's precision is (decision 4). Its warm-up and cosine
+    start at its first update, not at step 0 (decision 11)."""
     updates = config.steps - config.loss.first_discriminator_update
-    return _start_engine(critic, discriminator_groups(critic, config), config, updates)
+    exact = replace(config, engine=replace(config.engine, precision="fp32"))
+    return _start_engine(critic, discriminator_groups(critic, config), exact, updates)
 
 
 def _start_engine(model: nn.Module, groups: list[dict[str, Any]], config: TokenizerConfig, steps: int) -> Any:

@@ -19,6 +19,7 @@ from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.perceptual import PerceptualConfig
 
 Start = Literal["kmeans", "sample", "normal"]
+Distance = Literal["lpips", "random_features", "rfid", "frechet_encoder"]
 
 
 @configclass
@@ -141,10 +142,16 @@ class EvaluationConfig:
     Args:
         images: a folder of images; null evaluates nothing.
         limit: the first so many images of it.
+        distances: what is measured beside PSNR, SSIM and the use of codes (`tokenizer/distances.py`). `lpips` and
+            `rfid` need weights; `random_features` and `frechet_encoder` have their forms and need none.
+        inception_weights: FID's Inception; null is torch-fidelity's own download. LPIPS' VGG is that of the loss
+            (`loss.perceptual_model.lpips_vgg_weights`).
     """
 
     images: str | None
     limit: int = 512
+    distances: tuple[Distance, ...] = ()
+    inception_weights: str | None = None
 
 
 @configclass

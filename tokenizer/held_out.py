@@ -11,24 +11,38 @@ from torch import Tensor
 from common import dist
 from common.data.evaluation import evaluation_loader
 from common.data.images import to_float, to_pil
+from common.errors import refusing
 from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.sheets import pairs_sheet
 from common.training.engine import autocast
 from tokenizer.config import TokenizerConfig
+from tokenizer.distances import Distances
 
 
 @torch.no_grad()
-def evaluate(model: VQRAE, config: TokenizerConfig, device: torch.device) -> dict[str, float]:
-    """PSNR, SSIM, usage, perplexity over `evaluation.images`; every image once over all ranks."""
-    metrics = ReconstructionMetrics(config.model.codebook_size, device=device)
+def evaluate(
+    model: VQRAE, config: TokenizerConfig, device: torch.device, distances: Distances
+) -> dict[str, float]:
+    """PSNR, SSIM, `distances`, usage, perplexity over `evaluation.images`; every image once over all ranks.
+
+    Raises:
+        UserError: the images are too few to be measured so.
+    """
+    metrics = ReconstructionMetrics(
+        config.model.codebook_size,
+        device=device,
+        distances=distances.of_pictures,
+        frechet=distances.of_sets,
+    )
     model.eval()
     for pixels in held_out_batches(config, device):
         with autocast(config.engine.precision, device):
             output = model(pixels, quantize=config.model.quantize)
         metrics.update(pixels, output.reconstruction.float(), output.codes)
     model.train()
-    return dict(metrics.compute())
+    with refusing(f"{config.evaluation.images}: evaluation.images", ValueError):
+        return dict(metrics.compute())
 
 
 @torch.no_grad()

@@ -45,13 +45,13 @@ def train(config: TokenizerConfig) -> None:
     from common.metrics.code_usage import CodeUsage
     from common.training.checkpoint import Checkpoints
     from common.training.ema import ShardedEMA, averaged
-    from common.training.engine import autocast
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.reporter import Reporter
-    from common.training.run import finish_run, open_run, record_run
+    from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
     from tokenizer import assemble
     from tokenizer.codebook_start import start_from_data
+    from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
     from tokenizer.losses import LeCam
@@ -70,6 +70,7 @@ def train(config: TokenizerConfig) -> None:
     teacher = assemble.assemble_teacher(model, config)
     critic = assemble.assemble_discriminator(config)
     perceptual = build_perceptual(config.loss.perceptual_model, device) if config.loss.perceptual else None
+    distances = build_distances(config, model, teacher, perceptual, device)
     if latest is None and config.init_from is None:
         start_from_data(model, config, device)
 
@@ -122,8 +123,7 @@ def train(config: TokenizerConfig) -> None:
                 # The gradient passes through it and leaves nothing in it. Not through its engine, which
                 # would start a reduction of its own in the middle of the generator's backward pass.
                 felt.requires_grad_(False)
-                with autocast(config.engine.precision, device):
-                    fake = felt(reconstruction).float()
+                fake = felt(reconstruction)  # in float32, as it learns (decision 4)
             loss, values = objective(output, pixels, fake)
             generator.backward(loss)
             generator.step()
@@ -134,7 +134,7 @@ def train(config: TokenizerConfig) -> None:
             # --- The discriminator: tell pictures from reconstructions
             if learning is not None:
                 learning.module.requires_grad_(True)
-                logits = learning(torch.cat([pixels, reconstruction.detach()])).float()
+                logits = learning(torch.cat([pixels, reconstruction.detach()]))
                 real, fake = logits.chunk(2)
                 loss, values = discriminator_objective(real, fake, lecam, config.loss.lecam)
                 learning.backward(loss)
@@ -176,10 +176,10 @@ def train(config: TokenizerConfig) -> None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if evaluation_due:
-                    reporter.line(step, evaluate(model, config, device), kind="evaluation")
+                    reporter.line(step, evaluate(model, config, device, distances), kind="evaluation")
 
     with averaged(ema):
-        finish_run(run, model)
+        leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")
 
 

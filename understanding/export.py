@@ -22,6 +22,7 @@ from common import dist
 from common.files import whole_folder, write_json
 from common.models.hub_format import restate_config, save_processor, tower_tensors
 from common.models.vision_encoder import VisionEncoder
+from understanding.config import UnderstandingConfig
 from understanding.lora import adapter_parameters, merged_weights, save_peft_config
 from understanding.objective import LanguageSide
 from understanding.served import check_served
@@ -39,6 +40,26 @@ class _Part(NamedTuple):
     name: str
     elements: int
     fetch: Callable[[], Tensor | None]
+
+
+def leave(
+    folder: Path,
+    adapter: Path,
+    config: UnderstandingConfig,
+    side: LanguageSide,
+    tower: VisionEncoder,
+    processor: LlavaProcessor,
+) -> list[Path]:
+    """All that a run's end leaves, and an export of one of its checkpoints; returns the folders. All ranks call it.
+
+    Raises:
+        UserError: as of `export_model` and `save_adapter`.
+    """
+    adapters = [adapter] if config.model.lora is not None else []
+    for path in adapters:
+        save_adapter(path, side, config.init_from)
+    export_model(folder, side, tower, processor)
+    return [folder, *adapters]
 
 
 def export_model(

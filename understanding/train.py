@@ -49,7 +49,7 @@ def train(config: UnderstandingConfig) -> None:
     from understanding import assemble
     from understanding.batches import training_batches
     from understanding.efficiency import UnderstandingEfficiency
-    from understanding.export import export_model, save_adapter
+    from understanding.export import leave
     from understanding.held_out import HeldOut
     from understanding.projector_start import standardize
     from understanding.skipped import SkippedList
@@ -154,9 +154,7 @@ def train(config: UnderstandingConfig) -> None:
         if held_out.samples and (step % config.logging.evaluate_every == 0 or last):
             reporter.line(step, held_out.scores(side), kind="evaluation")
 
-    if config.model.lora is not None:
-        save_adapter(run / "adapter", side, config.init_from)
-    export_model(run / "model", side, tower, processor)
+    leave(run / "model", run / "adapter", config, side, tower, processor)
     reporter.close(f"{run / 'model'}: the trained model")
 
 

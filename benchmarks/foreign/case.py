@@ -34,7 +34,8 @@ class Case:
         words: ids of `TEXTS`, `prompts` of the talk, `asked`, `padding_side`, the greedy `answer`: as far as there are.
         base: of an adapter.
         questions: for vLLM: `talks`, or `prompts` of ids; `length` of an answer and `positions` at most.
-        answers: to them, `texts` or `ids` as `compared` says.
+        asked: ids of the talks, a picture's tokens among them, as vLLM has to read them.
+        answers: to the questions, `texts` or `ids` as `compared` says.
         logprobs: of the tokens of the answers.
     """
 
@@ -46,6 +47,7 @@ class Case:
     words: dict[str, Any] = field(default_factory=dict)
     base: Path | None = None
     questions: dict[str, Any] | None = None
+    asked: list[list[int]] | None = None
     answers: list[Any] = field(default_factory=list)
     compared: str = "ids"
     logprobs: list[list[float]] | None = None
@@ -60,7 +62,7 @@ def picture() -> Image.Image:
 def talked(llava: Any, processor: Any, **options: Any) -> tuple[dict[str, Any], Tensor, list[list[float]]]:
     """The `words` of a case, the picture as the model saw it, and how likely each token of the answer was."""
     prompt = processor.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
-    asked = processor(images=picture(), text=prompt, return_tensors="pt")
+    asked = encoded(processor, picture(), prompt)
     (ids,), logprobs = greedy(llava, asked, ANSWER, **options)
     words = {
         "ids": processor.tokenizer(TEXTS).input_ids,
@@ -70,6 +72,11 @@ def talked(llava: Any, processor: Any, **options: Any) -> tuple[dict[str, Any], 
         "answer": ids,
     }
     return words, asked.pixel_values, logprobs
+
+
+def encoded(processor: Any, shown: Image.Image, prompt: str) -> Any:
+    """A rendered prompt as a model reads it, here and in engines: its template has written `<s>`, a second is wrong."""
+    return processor(images=shown, text=prompt, add_special_tokens=False, return_tensors="pt")
 
 
 def with_picture(talk: Sequence[dict[str, Any]], shown: Image.Image) -> list[dict[str, Any]]:

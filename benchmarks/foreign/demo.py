@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.foreign.case import Case, talked, went_on, with_picture
+from benchmarks.foreign.case import Case, encoded, talked, went_on, with_picture
 from common.data.images import read_image
 from common.errors import UserError
 from common.models.encoder_loading import load_encoder
 from generation.model_folder import load_generator
+from understanding.chat.decoding import Decoding
 from understanding.chat.model import ChatModel, load
 from understanding.chat.turns import placed
 from understanding.conversation import questions, read_conversation
@@ -59,10 +60,10 @@ def _talks(demo: Path, count: int) -> Case:
     ]
     chosen = [every[place * len(every) // count] for place in range(min(count, len(every)))]
     pictures = [read_image(world / image) for image, _ in chosen]
-    answers = _answers(chat, list(zip(pictures, [turns for _, turns in chosen], strict=True)))
+    asked, answers = _answers(chat, list(zip(pictures, [turns for _, turns in chosen], strict=True)))
     words, pixels, _ = talked(chat.model, chat.processor)
-    asked = chat.processor(images=pictures[0], text=words["prompts"][0], return_tensors="pt")
-    given = {key: asked[key] for key in ("input_ids", "pixel_values", "attention_mask")}
+    first = encoded(chat.processor, pictures[0], words["prompts"][0])
+    given = {key: first[key] for key in ("input_ids", "pixel_values", "attention_mask")}
     talks = [with_picture(_parts(turns), shown) for (_, turns), shown in zip(chosen, pictures, strict=True)]
     return Case(
         name="demo's understanding",
@@ -72,17 +73,20 @@ def _talks(demo: Path, count: int) -> Case:
         expected={"logits": chat.model(**given).logits, "pixels": pixels},
         words=words,
         questions={"talks": talks, "length": WORDS, "positions": 1024},
+        asked=asked,
         answers=answers,
         compared="texts",
     )
 
 
-def _answers(chat: ChatModel, asked: list[Any]) -> list[str]:
+def _answers(chat: ChatModel, asked: list[Any]) -> tuple[list[list[int]], list[str]]:
+    """The ids of each question, and the answer to it."""
+    decoding = Decoding(WORDS)
+    prompts = [chat.prompt([shown], placed(turns), decoding) for shown, turns in asked]
     given: list[str] = []
-    for start in range(0, len(asked), BATCH):
-        requests = [([shown], placed(turns)) for shown, turns in asked[start : start + BATCH]]
-        given += chat.answer(requests, max_new_tokens=WORDS)
-    return given
+    for start in range(0, len(prompts), BATCH):
+        given += chat.answer_prompts(prompts[start : start + BATCH], decoding)
+    return [list(prompt.ids) for prompt in prompts], given
 
 
 def _parts(turns: list[dict[str, str]]) -> list[dict[str, Any]]:

@@ -137,6 +137,7 @@ def _exported(
         expected=expected,
         words=words,
         questions={"talks": [with_picture(TALK, picture())], "length": ANSWER, "positions": 512},
+        asked=words["asked"],
         answers=[words["answer"]],
         logprobs=logprobs,
     )

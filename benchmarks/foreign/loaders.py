@@ -98,8 +98,15 @@ def serve(python: Path, probe: str, cases: Sequence[Case], work: Path) -> list[d
             "unexpected": 0,
         }
         difference = None if case.logprobs is None else _furthest(said["logprobs"], case.logprobs)
+        differing = ["prompt"] if case.asked not in (None, said["asked"]) else []
         rows.append(
-            {**row, "difference": difference, "differing": [], "answers": len(case.answers), "same": same}
+            {
+                **row,
+                "difference": difference,
+                "differing": differing,
+                "answers": len(case.answers),
+                "same": same,
+            }
         )
     return rows
 

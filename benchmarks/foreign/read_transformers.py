@@ -61,7 +61,8 @@ def read(job):
             processor.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
             for talk in words["talks"]
         ]
-        asked = processor(images=Image.open(job["picture"]), text=row["prompts"][0], return_tensors="pt")
+        shown, options = Image.open(job["picture"]), {"add_special_tokens": False, "return_tensors": "pt"}
+        asked = processor(images=shown, text=row["prompts"][0], **options)  # the template writes `<s>`
         found["pixels"], row["asked"] = asked.pixel_values, asked.input_ids.tolist()
         said = model.generate(**asked, max_new_tokens=words["length"], do_sample=False)
         row["answer"] = said[0, asked.input_ids.shape[1] :].tolist()

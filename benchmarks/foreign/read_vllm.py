@@ -3,8 +3,9 @@
     PYTHON read_vllm.py JOB RESULT
 
 JOB is JSON: {folder, kind, talks, prompts, length, positions}. A llava model is asked its `talks` (messages, whose
-pictures are data URLs) by `LLM.chat`, a generator goes on from its `prompts` (ids). RESULT becomes {version, texts,
-ids, logprobs}, one of each for each question; vLLM refuses weights that it lacks and weights that it has no place for.
+pictures are data URLs) by `LLM.chat`, a generator goes on from its `prompts` (ids). RESULT becomes {version, asked,
+texts, ids, logprobs}, one of each for each question, `asked` its ids; vLLM refuses weights that it lacks and weights
+that it has no place for.
 """
 
 import json
@@ -38,6 +39,7 @@ def main():
     answers = [one.outputs[0] for one in said]
     found = {
         "version": vllm.__version__,
+        "asked": [list(one.prompt_token_ids) for one in said],
         "texts": [one.text for one in answers],
         "ids": [list(one.token_ids) for one in answers],
         "logprobs": [

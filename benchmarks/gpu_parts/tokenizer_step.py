@@ -18,7 +18,6 @@ from common import dist
 from common.config import load_config
 from common.data.images import to_float
 from common.training.ema import ShardedEMA
-from common.training.engine import autocast
 from tokenizer import assemble
 from tokenizer.config import TokenizerConfig
 from tokenizer.efficiency import image_flops
@@ -98,14 +97,13 @@ def training_step(
         fake = None
         if critic is not None:
             critic.requires_grad_(False)
-            with autocast(config.engine.precision, device):
-                fake = critic(reconstruction).float()
+            fake = critic(reconstruction)
         loss, _ = objective(output, pixels, fake)
         generator.backward(loss)
         generator.step()
         if discriminator is not None:
             discriminator.module.requires_grad_(True)
-            logits = discriminator(torch.cat([pixels, reconstruction.detach()])).float()
+            logits = discriminator(torch.cat([pixels, reconstruction.detach()]))
             real, fake = logits.chunk(2)
             loss, _ = discriminator_objective(real, fake, lecam, config.loss.lecam)
             discriminator.backward(loss)

@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs: PSNR, SSIM, LPIPS, rFID, and how it uses its codebook, over a whole set.
+"""How well a tokenizer reconstructs: PSNR, SSIM, distances such as LPIPS and rFID, and its codebook's use, over a set.
 
 Both images are rounded (not truncated) to 8 bits first, as they would be if written to files. Every rank
 keeps sums in float64 and integer counts, and they are added up once, in `compute`: a rank with a short last
@@ -10,6 +10,7 @@ Legend: B images, h x w token grid, K codes.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,9 +36,10 @@ class ReconstructionMetrics:
     Args:
         codebook_size: K.
         device: where sums live; with NCCL, this rank's GPU.
-        lpips: `tokenizer.perceptual.Lpips`, (B, 3, H, W) in [0, 1], twice -> (B,); None leaves LPIPS out.
-        inception: `tokenizer.pretrained.load_inception_fid`, uint8 (B, 3, H, W) -> (B, F); None leaves rFID
-            out.
+        distances: name of a score -> a distance of pictures, (B, 3, H, W) in [0, 1], twice -> (B,): `lpips` is that of
+            `tokenizer.perceptual.Lpips`.
+        frechet: name of a score -> features of pictures, uint8 (B, 3, H, W) -> (B, F) with F as `num_features`, whose
+            Frechet distance over the whole set it is: `rfid` is that of `tokenizer.pretrained.load_inception_fid`.
         ssim_range_2: also report `ssim_data_range_2`, the SSIM of [0, 1] images computed as though they
             spanned [-1, 1]. It is too high; some published numbers are of this kind.
     """
@@ -47,18 +49,18 @@ class ReconstructionMetrics:
         codebook_size: int,
         *,
         device: torch.device | str = "cpu",
-        lpips: nn.Module | None = None,
-        inception: nn.Module | None = None,
+        distances: Mapping[str, nn.Module] | None = None,
+        frechet: Mapping[str, nn.Module] | None = None,
         ssim_range_2: bool = False,
     ) -> None:
-        self.device, self.lpips, self.ssim_range_2 = torch.device(device), lpips, ssim_range_2
+        self.device, self.ssim_range_2 = torch.device(device), ssim_range_2
+        self.distances = dict(distances or {})
         self.code_usage = CodeUsage(codebook_size, self.device)
-        self.names = ["psnr", "ssim"]
-        self.names += ["lpips"] if lpips is not None else []
+        self.names = ["psnr", "ssim", *self.distances]
         self.names += ["ssim_data_range_2"] if ssim_range_2 else []
         self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         self.images = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.fid = _fid(inception, self.device) if inception is not None else None
+        self.frechet = {name: _frechet(features, self.device) for name, features in (frechet or {}).items()}
 
     @torch.no_grad()
     def update(self, pixels: Tensor, reconstruction: Tensor, codes: Tensor | None) -> dict[str, Tensor]:
@@ -70,13 +72,13 @@ class ReconstructionMetrics:
         """
         original, rebuilt = (x if x.dtype == torch.uint8 else to_uint8(x) for x in (pixels, reconstruction))
         scores = image_scores(original, rebuilt, self.ssim_range_2)
-        if self.lpips is not None:
-            scores["lpips"] = self.lpips(to_float(rebuilt), to_float(original)).double()
+        for name, distance in self.distances.items():
+            scores[name] = distance(to_float(rebuilt), to_float(original)).double()
         self.sums += torch.stack([scores[name].sum() for name in self.names])
         self.images += len(original)
-        if self.fid is not None:
-            self.fid.update(original, real=True)
-            self.fid.update(rebuilt, real=False)
+        for distance in self.frechet.values():
+            distance.update(original, real=True)
+            distance.update(rebuilt, real=False)
         if codes is not None:
             self.code_usage.update(codes)
         return scores
@@ -86,10 +88,10 @@ class ReconstructionMetrics:
         """The scores of all ranks' images; every rank calls it and gets the same.
 
         Returns:
-            images, psnr (dB), ssim, [lpips, rfid,] and, where codes were given, those of `CodeUsage.compute`.
+            images, psnr (dB), ssim, `distances`, `frechet` and, where codes were given, those of `CodeUsage.compute`.
 
         Raises:
-            ValueError: no image at all, or fewer than two for rFID.
+            ValueError: no image at all, or fewer than two for a Frechet distance.
         """
         images = int(dist.sum_(self.images.clone()))
         if images == 0:
@@ -97,8 +99,10 @@ class ReconstructionMetrics:
         means = dist.sum_(self.sums.clone()) / images
         result: dict[str, float | int] = {"images": images}
         result |= dict(zip(self.names, means.tolist(), strict=True))
-        if self.fid is not None:
-            result["rfid"] = self._compute_fid(images)
+        for name, distance in self.frechet.items():
+            if images < 2:
+                raise ValueError(f"{name} needs at least two images")
+            result[name] = _over_ranks(distance)
         code_usage = self.code_usage.compute()
         return result | (code_usage if code_usage["tokens_per_code"] else {})
 
@@ -112,25 +116,10 @@ class ReconstructionMetrics:
             tensor.copy_(state[name])
 
     def _state(self) -> dict[str, Tensor]:
-        own = {"sums": self.sums, "images": self.images, "codes": self.code_usage.counts}
-        return own | ({name: getattr(self.fid, name) for name in FID_SUMS} if self.fid is not None else {})
-
-    def _compute_fid(self, images: int) -> float:
-        """torchmetrics' distance on sums added up here: its own summing fails on a rank without images."""
-        assert self.fid is not None
-        if images < 2:
-            raise ValueError("rFID needs at least two images")
-        local = {name: getattr(self.fid, name) for name in FID_SUMS}
-        try:
-            for name in FID_SUMS:
-                setattr(self.fid, name, dist.sum_(local[name].clone()))
-            self.fid.orig_dtype = torch.float64  # else the distance is rounded to the features' float32
-            with warnings.catch_warnings():  # a rank without images has not called `update`
-                warnings.simplefilter("ignore")
-                return float(self.fid.compute())
-        finally:
-            for name in FID_SUMS:
-                setattr(self.fid, name, local[name])
+        state = {"sums": self.sums, "images": self.images, "codes": self.code_usage.counts}
+        for name, distance in self.frechet.items():
+            state |= {f"{name}/{part}": getattr(distance, part) for part in FID_SUMS}
+        return state
 
 
 def image_scores(original: Tensor, rebuilt: Tensor, ssim_range_2: bool = False) -> dict[str, Tensor]:
@@ -150,9 +139,24 @@ def image_scores(original: Tensor, rebuilt: Tensor, ssim_range_2: bool = False) 
     return scores
 
 
-def _fid(inception: nn.Module, device: torch.device) -> Any:
+def _frechet(features: nn.Module, device: torch.device) -> Any:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(feature=inception, sync_on_compute=False, compute_with_cache=False).to(
+    return FrechetInceptionDistance(feature=features, sync_on_compute=False, compute_with_cache=False).to(
         device
     )
+
+
+def _over_ranks(distance: Any) -> float:
+    """torchmetrics' distance on sums added up here: its own summing fails on a rank without images."""
+    local = {part: getattr(distance, part) for part in FID_SUMS}
+    try:
+        for part in FID_SUMS:
+            setattr(distance, part, dist.sum_(local[part].clone()))
+        distance.orig_dtype = torch.float64  # else the distance is rounded to the features' float32
+        with warnings.catch_warnings():  # a rank without images has not called `update`
+            warnings.simplefilter("ignore")
+            return float(distance.compute())
+    finally:
+        for part in FID_SUMS:
+            setattr(distance, part, local[part])

@@ -62,14 +62,14 @@ def record_run(run: Path, config: Any) -> None:
         write_json(run / "versions.json", versions())
 
 
-def finish_run(run: Path, model: Any) -> None:
-    """Write `RUN/model` whole or not at all (rank 0); `model` has `save_pretrained`.
+def leave_model(folder: Path, model: Any) -> None:
+    """Write `RUN/model`, or an export in its place, whole or not at all (rank 0); `model` has `save_pretrained`.
 
     Raises:
-        UserError: it could not be written; the run's checkpoints are untouched.
+        UserError: it could not be written; what was there before is untouched.
     """
     if dist.is_main():
-        with whole_folder(run / "model") as partial:
+        with whole_folder(folder) as partial:
             model.save_pretrained(partial)
     dist.barrier()
 

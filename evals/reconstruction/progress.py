@@ -35,7 +35,7 @@ class Progress:
         examples = Examples()
         try:
             state = torch.load(self.path, weights_only=True, map_location="cpu")
-            same = state["facts"] == self.facts
+            same = state["facts"] == self.facts and set(state["metrics"]) == set(metrics.state_dict())
         except (OSError, RuntimeError, ValueError, EOFError, KeyError):  # none, or no whole one
             same = False
         if not same:

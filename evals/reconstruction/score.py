@@ -87,15 +87,16 @@ def build_metrics(
     from tokenizer.perceptual import Lpips
     from tokenizer.pretrained import load_inception_fid, load_lpips
 
-    perceptual = inception = None
+    distances, frechet = {}, {}
     if lpips:
-        perceptual = Lpips(load_lpips(lpips_weights, "--lpips-weights (or --skip-lpips)")).to(device)
+        network = load_lpips(lpips_weights, "--lpips-weights (or --skip-lpips)")
+        distances["lpips"] = Lpips(network).to(device)
     if fid:
-        inception = load_inception_fid(inception_weights, "--inception-weights (or --skip-fid)")
+        frechet["rfid"] = load_inception_fid(inception_weights, "--inception-weights (or --skip-fid)")
     return ReconstructionMetrics(
         model.config.codebook_size,
         device=device,
-        lpips=perceptual,
-        inception=inception,
+        distances=distances,
+        frechet=frechet,
         ssim_range_2=ssim_range_2,
     )

@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.foreign import environments, loaders, read_transformers
-from benchmarks.foreign.case import Case
-from benchmarks.foreign.folders import SIGLIP, encoder_case, generator_case
+from benchmarks.foreign.case import TALK, Case, picture
+from benchmarks.foreign.folders import SIGLIP, encoder_case, generator_case, llava_cases
+from benchmarks.foreign.text_tokenizers import llama_kind
 from benchmarks.foreign_loaders import missed, print_rows
 from common.errors import UserError
 from common.models.encoder_loading import build_encoder
+from understanding.chat.decoding import Decoding
+from understanding.chat.model import load
 
 
 def read_here(cases: list[Case], work: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -50,6 +53,23 @@ def test_sound_folders_and_damaged_ones(tmp_path: Path, monkeypatch: pytest.Monk
     rows = read_here(cases, tmp_path, monkeypatch)
     assert missed(rows[0]) == "1 weights missing, 1 unexpected"
     assert "logits differ" in str(missed(rows[1]))
+
+
+def test_engines_have_to_read_the_prompt_of_the_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt with one `<s>` more has other log-probabilities, though often the same answer."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        (case,) = llava_cases(tmp_path, "llama", llama_kind(), "vicuna_v1")
+        row = read_here([case], tmp_path, monkeypatch)[0]
+    assert missed(row) is None
+    ids = list(load(case.folder).prompt([picture()], TALK, Decoding(8)).ids)
+    assert case.asked == [ids] and ids.count(1) == 1
+
+    said = {"version": "here", "asked": [ids], "ids": case.answers, "logprobs": case.logprobs}
+    monkeypatch.setattr(loaders, "_run", lambda *_: said)
+    assert missed(loaders.serve(Path(sys.executable), "", [case], tmp_path)[0]) is None
+    said["asked"] = [[1, *ids]]
+    assert missed(loaders.serve(Path(sys.executable), "", [case], tmp_path)[0]) == "another prompt"
 
 
 def test_rows_that_miss_a_bound(capsys: pytest.CaptureFixture[str]) -> None:

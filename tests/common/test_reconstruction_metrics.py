@@ -89,7 +89,7 @@ def test_pixels_are_rounded_not_truncated() -> None:
 
 def test_batches_of_any_size_give_the_same_scores() -> None:
     pixels, rebuilt, codes = _set()
-    whole, parts = (ReconstructionMetrics(K, inception=Features()) for _ in range(2))
+    whole, parts = (ReconstructionMetrics(K, frechet={"rfid": Features()}) for _ in range(2))
     whole.update(pixels, rebuilt, codes)
     for part in (slice(0, 7), slice(7, 8), slice(8, 24)):
         parts.update(pixels[part], rebuilt[part], codes[part])
@@ -105,7 +105,7 @@ def test_rfid_is_the_frechet_distance_of_float64_statistics() -> None:
     (mean_a, cov_a), (mean_b, cov_b) = statistics
     root = linalg.sqrtm(cov_a @ cov_b).real
     expected = np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a + cov_b - 2 * root)
-    metrics = ReconstructionMetrics(K, inception=Features())
+    metrics = ReconstructionMetrics(K, frechet={"rfid": Features()})
     metrics.update(pixels, rebuilt, codes)
     assert metrics.compute()["rfid"] == pytest.approx(expected, rel=1e-8)
     assert metrics.compute()["rfid"] == pytest.approx(expected, rel=1e-8)  # reading changes nothing
@@ -143,7 +143,7 @@ def test_lpips_is_a_mean_over_images() -> None:
             return (a - b).abs().mean(dim=(1, 2, 3))
 
     pixels, rebuilt, codes = _set()
-    metrics = ReconstructionMetrics(K, lpips=Distance())
+    metrics = ReconstructionMetrics(K, distances={"lpips": Distance()})
     for part in (slice(0, 5), slice(5, 24)):
         metrics.update(pixels[part], rebuilt[part], codes[part])
     expected = np.mean(np.abs(_rounded(pixels) - _rounded(rebuilt)) / 255)
@@ -157,14 +157,14 @@ def test_uneven_ranks_weigh_images_equally(split: int, monkeypatch: pytest.Monke
     A stand-in for the sum over ranks first records what each rank brings, then gives each the totals.
     """
     pixels, rebuilt, codes = _set()
-    whole = ReconstructionMetrics(K, inception=Features())
+    whole = ReconstructionMetrics(K, frechet={"rfid": Features()})
     whole.update(pixels, rebuilt, codes)
     expected = whole.compute()
 
     brought: list[list[Tensor]] = []
     ranks = []
     for part in (slice(0, split), slice(split, 24)):
-        rank, mine = ReconstructionMetrics(K, inception=Features()), []
+        rank, mine = ReconstructionMetrics(K, frechet={"rfid": Features()}), []
         if len(pixels[part]):
             rank.update(pixels[part], rebuilt[part], codes[part])
         # Plus two, so that a rank without images gets through its divisions here.

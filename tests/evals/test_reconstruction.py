@@ -352,10 +352,12 @@ def test_networks_are_built_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def record(weights: str | None, option: str) -> torch.nn.Module:
         asked.append((weights, option))
-        return torch.nn.Identity()
+        network = torch.nn.Identity()
+        network.num_features = 4
+        return network
 
     monkeypatch.setattr(pretrained, "load_lpips", record)
-    monkeypatch.setattr(pretrained, "load_inception_fid", lambda *given: asked.append(given))
+    monkeypatch.setattr(pretrained, "load_inception_fid", record)
     model = SimpleNamespace(config=SimpleNamespace(codebook_size=8))
     cpu = torch.device("cpu")
     score.build_metrics(model, cpu, ssim_range_2=False, lpips_weights="v.pth", inception_weights="i.pth")
