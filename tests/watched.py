@@ -93,7 +93,9 @@ def _look(seen: Engine) -> None:
     for name, module in seen.module.named_modules():
         if isinstance(module, GradientCheckpointingLayer):
             seen.passes[name] = 0
-            # Before and not after it: computing again ends as soon as all is there that was missing.
-            module.register_forward_pre_hook(layer(name))
-        elif isinstance(module, nn.Linear):
+            # Its first product, since what is computed again is not the call but the forward pass in it; and before
+            # and not after it, since that ends as soon as all is there that was missing.
+            first = next(part for part in module.modules() if isinstance(part, nn.Linear))
+            first.register_forward_pre_hook(layer(name))
+        if isinstance(module, nn.Linear):
             module.register_forward_hook(linear(name))
