@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.text import checked
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
+from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig, MuonConfig
 from common.training.reporter import LoggingConfig
 from generation.sampling import Sampling
@@ -194,6 +195,7 @@ class GenerationConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig = GuardConfig()
     samples: SamplesConfig
     evaluation: HeldOutConfig
 

@@ -10,6 +10,7 @@ from common import dist
 from common.data.evaluation import evaluation_loader
 from common.errors import UserError
 from common.training.engine import autocast
+from common.training.modes import evaluating
 from generation.code_encoder import CodeEncoder
 from generation.config import GenerationConfig
 from generation.dataset import Batch, SequenceBuilder
@@ -52,14 +53,13 @@ class HeldOut:
         """Mean loss, its perplexity, accuracy, and over how many images; the same on all ranks. Nothing where the
         recipe has no held-out set."""
         totals = torch.zeros(3, dtype=torch.float64, device=device)
-        model.eval()
-        for batch in self.batches:
-            inputs = (batch[name].to(device) for name in ("input_ids", "predictors", "targets"))
-            with autocast(self.precision, device):
-                output = model(*inputs)
-            here = torch.stack([output.loss, output.accuracy, torch.ones_like(output.loss)])
-            totals += here.double() * batch["samples"]
-        model.train()
+        with evaluating(model):
+            for batch in self.batches:
+                inputs = (batch[name].to(device) for name in ("input_ids", "predictors", "targets"))
+                with autocast(self.precision, device):
+                    output = model(*inputs)
+                here = torch.stack([output.loss, output.accuracy, torch.ones_like(output.loss)])
+                totals += here.double() * batch["samples"]
         loss, accuracy, images = dist.sum_(totals).tolist()
         if not images:
             return {}

@@ -42,6 +42,8 @@ def train(config: GenerationConfig) -> None:
     from common import dist
     from common.data.corrupt import CorruptCounter
     from common.training.checkpoint import Checkpoints
+    from common.training.engine import set_rates
+    from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
@@ -70,9 +72,11 @@ def train(config: GenerationConfig) -> None:
     # --- The engine, and what changes beside it; then back to where a former run was
     engine = assemble.start_generator(model, config)
     corrupt = CorruptCounter(config.data.max_corrupt_share)
+    terms, watch = Terms(device), Stopwatch(device)
+    guard = Guard(config.guard, {"generator": engine}, terms, device)
     state = TrainingState(
         engines={"generator": engine},
-        parts={"corrupt": corrupt},
+        parts={"corrupt": corrupt, "guard": guard},
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
     start = state.load(latest) if latest else 0
@@ -90,10 +94,11 @@ def train(config: GenerationConfig) -> None:
     reporter = Reporter(run, config.logging, config.steps, start)
     if latest is not None:
         reporter.say(f"{run}: resuming from step {start}")
-    terms, watch = Terms(device), Stopwatch(device)
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
     for step in range(start + 1, config.steps + 1):
+        set_rates(engine, step - 1)
+        guard.start_step(step)
         for _ in range(accumulation):
             with watch.waiting():
                 batch = next(batches)
@@ -104,21 +109,22 @@ def train(config: GenerationConfig) -> None:
                 batch["targets"].to(device, non_blocking=True),
             )
             # Every picture has as many codes, so the mean over micro-batches is the mean over all codes.
-            engine.backward(output.loss)
+            engine.backward(guard.veto(engine, output.loss))
             engine.step()
             terms.add(step, loss=output.loss, accuracy=output.accuracy)
             watch.count(**efficiency.count(batch))
         reporter.advance()
         last = step == config.steps
+        line_due = step % config.logging.log_every == 0 or last
+        saving = step % config.checkpoint.save_every == 0 or last
 
-        if step % config.checkpoint.save_every == 0 or last:
-            terms.check_finite()  # a checkpoint is good or it is not written
+        guard.end_step(line_due, saving)
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
             state.save(checkpoints, step)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts
-        if step % config.logging.log_every == 0 or last:
-            terms.check_finite()
-            line = terms.take()
+        if line_due:
+            line = terms.take() | guard.line()
             line["perplexity"] = math.exp(line["loss"])  # among how many codes the model still hesitates
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line["lr"] = engine.optimizer.param_groups[0]["lr"]

@@ -9,6 +9,7 @@ from common import dist
 from common.data.images import to_pil, to_uint8
 from common.errors import UserError
 from common.sheets import contact_sheet
+from common.training.modes import evaluating
 from generation.config import GenerationConfig
 from generation.gumbel import picture_key
 from generation.model_folder import GeneratorFolder
@@ -57,14 +58,13 @@ class SamplePictures:
     def _pictures(self, index: int) -> list[torch.Tensor]:
         """uint8 (3, H, W) each. One prompt at a time, so that pictures do not depend on the number of ranks."""
         model, vqrae, count = self.generator.model, self.generator.vqrae, self.samples.per_prompt
-        model.eval()
-        codes = Sampler(model, self.generator.vocabulary).sample(
-            [self.prompts[index]],
-            self.unconditional,
-            owners=[0] * count,
-            keys=[picture_key(self.seed, self.samples.prompts[index], sample) for sample in range(count)],
-            sampling=self.samples.sampling,
-        )
-        model.train()
+        with evaluating(model):
+            codes = Sampler(model, self.generator.vocabulary).sample(
+                [self.prompts[index]],
+                self.unconditional,
+                owners=[0] * count,
+                keys=[picture_key(self.seed, self.samples.prompts[index], sample) for sample in range(count)],
+                sampling=self.samples.sampling,
+            )
         pixels = vqrae.decode(codes.unflatten(1, self.generator.vocabulary.grid))
         return list(to_uint8(pixels).cpu())

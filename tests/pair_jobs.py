@@ -12,6 +12,7 @@ from unittest import mock
 import tiny
 import tiny_generator
 import torch
+from poison import several as poisoned  # noqa: F401
 
 from common import dist
 from common.training.engine import deepspeed_config, start_engine

@@ -13,8 +13,10 @@ from common.data.config import DataConfig
 from common.models.quantizer import Gradient
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
+from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig
 from common.training.reporter import LoggingConfig
+from tokenizer.codebook_watch import CodebookWatchConfig
 from tokenizer.discriminator import DiscriminatorConfig
 from tokenizer.perceptual import PerceptualConfig
 
@@ -175,6 +177,8 @@ class TokenizerConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig = GuardConfig()
+    codebook_watch: CodebookWatchConfig = CodebookWatchConfig()
     evaluation: EvaluationConfig
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from common.metrics.reconstruction import ReconstructionMetrics
 from common.models.vqrae import VQRAE
 from common.sheets import pairs_sheet
 from common.training.engine import autocast
+from common.training.modes import evaluating
 from tokenizer.config import TokenizerConfig
 from tokenizer.distances import Distances
 
@@ -35,12 +36,11 @@ def evaluate(
         distances=distances.of_pictures,
         frechet=distances.of_sets,
     )
-    model.eval()
-    for pixels in held_out_batches(config, device):
-        with autocast(config.engine.precision, device):
-            output = model(pixels, quantize=config.model.quantize)
-        metrics.update(pixels, output.reconstruction.float(), output.codes)
-    model.train()
+    with evaluating(model):
+        for pixels in held_out_batches(config, device):
+            with autocast(config.engine.precision, device):
+                output = model(pixels, quantize=config.model.quantize)
+            metrics.update(pixels, output.reconstruction.float(), output.codes)
     with refusing(f"{config.evaluation.images}: evaluation.images", ValueError):
         return dict(metrics.compute())
 
@@ -48,10 +48,8 @@ def evaluate(
 @torch.no_grad()
 def reconstruction_grid(model: VQRAE, pixels: Tensor, config: TokenizerConfig) -> Image.Image:
     """Pairs original | reconstruction of (B, 3, H, W), four pairs a row; small pictures are enlarged."""
-    model.eval()
-    with autocast(config.engine.precision, pixels.device):
+    with evaluating(model), autocast(config.engine.precision, pixels.device):
         rebuilt = model(pixels, quantize=config.model.quantize).reconstruction.float()
-    model.train()
     return pairs_sheet([(to_pil(left), to_pil(right)) for left, right in zip(pixels, rebuilt, strict=True)])
 
 

@@ -90,8 +90,9 @@ class LeCam(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the running means towards those seen since the last update."""
+        """Move the running means towards those seen since the last update; what is not finite is not seen."""
         real, fake, count = self._seen.unbind()
-        self.ema_real.lerp_(real / count, 1.0 - self.decay)
-        self.ema_fake.lerp_(fake / count, 1.0 - self.decay)
+        for mean, total in ((self.ema_real, real), (self.ema_fake, fake)):
+            seen = total / count
+            mean.lerp_(torch.where(torch.isfinite(seen), seen, mean), 1.0 - self.decay)
         self._seen.zero_()

@@ -45,12 +45,16 @@ def train(config: TokenizerConfig) -> None:
     from common.metrics.code_usage import CodeUsage
     from common.training.checkpoint import Checkpoints
     from common.training.ema import ShardedEMA, averaged
+    from common.training.engine import set_rates
+    from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
     from tokenizer import assemble
+    from tokenizer.codebook_revival import revive
     from tokenizer.codebook_start import start_from_data
+    from tokenizer.codebook_watch import CodebookWatch
     from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
@@ -77,11 +81,15 @@ def train(config: TokenizerConfig) -> None:
     # --- The engines, and what changes beside them; then back to where a former run was
     generator = assemble.start_generator(model, config)
     discriminator = assemble.start_discriminator(critic, config) if critic is not None else None
+    engines = {"generator": generator, "discriminator": discriminator}
     lecam, corrupt = LeCam().to(device), CorruptCounter(config.data.max_corrupt_share)
     ema = ShardedEMA(model) if config.ema else None
+    terms, usage = Terms(device), CodeUsage(config.model.codebook_size, device)
+    guard = Guard(config.guard, engines, terms, device, beside={"lecam": lecam, "ema": ema})
+    codebook = CodebookWatch(config.codebook_watch, usage, guard.say) if config.model.quantize else None
     state = TrainingState(
-        engines={"generator": generator, "discriminator": discriminator},
-        parts={"lecam": lecam, "ema": ema, "corrupt": corrupt},
+        engines=engines,
+        parts={"lecam": lecam, "ema": ema, "corrupt": corrupt, "guard": guard, "codebook": codebook},
     )
     start = state.load(latest) if latest else 0
     record_run(run, config)
@@ -98,7 +106,7 @@ def train(config: TokenizerConfig) -> None:
         reporter.say(f"{run}: resuming from step {start}")
     if config.model.warning:
         reporter.say(config.model.warning)
-    terms, usage, watch = Terms(device), CodeUsage(config.model.codebook_size, device), Stopwatch(device)
+    watch = Stopwatch(device)
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
@@ -106,12 +114,17 @@ def train(config: TokenizerConfig) -> None:
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
         learning = discriminator if step > config.loss.first_discriminator_update else None
         felt = critic if step > (config.loss.discriminator_start or 0) else None
+        set_rates(generator, step - 1)
+        if learning is not None:
+            set_rates(learning, step - 1 - config.loss.first_discriminator_update)
+        guard.start_step(step)
 
         for _ in range(accumulation):
             with watch.waiting():
                 batch = next(batches)
             images = len(batch["key"])
             corrupt.add(batch["skipped"], images)
+            guard.see(batch["key"])
             watch.count(**efficiency.count(images, felt=felt is not None, learning=learning is not None))
             pixels = to_float(batch["pixels"].to(device, non_blocking=True))
 
@@ -125,7 +138,7 @@ def train(config: TokenizerConfig) -> None:
                 felt.requires_grad_(False)
                 fake = felt(reconstruction)  # in float32, as it learns (decision 4)
             loss, values = objective(output, pixels, fake)
-            generator.backward(loss)
+            generator.backward(guard.veto(generator, loss))
             generator.step()
             terms.add(step, **values)
             if output.codes is not None:
@@ -147,17 +160,23 @@ def train(config: TokenizerConfig) -> None:
             ema.update()
         reporter.advance()
         last = step == config.steps
+        line_due = step % config.logging.log_every == 0 or last
+        saving = step % config.checkpoint.save_every == 0 or last
 
-        if step % config.checkpoint.save_every == 0 or last:
-            terms.check_finite()  # a checkpoint is good or it is not written
+        guard.end_step(line_due, saving)
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
             state.save(checkpoints, step)
 
         # --- What a user sees: a line, a picture, the held-out set
-        if step % config.logging.log_every == 0 or last:
-            terms.check_finite()
-            line = terms.take()
-            if config.model.quantize:
-                line |= usage.take()
+        if line_due:
+            line = terms.take() | guard.line()
+            if codebook is not None:
+                values, dead = codebook.line()
+                line |= values
+                if dead is not None:
+                    line["revived_codes"] = revive(
+                        model.quantizer, dead, output.features.detach(), config.seed, step
+                    )
             line["grad_norm"] = float(generator.get_global_grad_norm() or 0.0)
             line |= {
                 f"lr_{g['name']}": g["lr"] for g in generator.optimizer.param_groups if "/" not in g["name"]

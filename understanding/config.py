@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from common.config import Architecture, Count, Number, Rate, Share, ShareBelowOne, configclass, stating
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
+from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig, MuonConfig
 from common.training.reporter import LoggingConfig
 
@@ -201,6 +202,7 @@ class UnderstandingConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig = GuardConfig()
     evaluation: HeldOutConfig
 
     def __post_init__(self) -> None:

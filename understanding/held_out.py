@@ -19,6 +19,7 @@ from common.data.images import to_pil
 from common.models.vision_encoder import VisionEncoder
 from common.sheets import Answer, answer_sheet
 from common.training.engine import autocast
+from common.training.modes import evaluating
 from understanding.assemble import assemble_dataset, read_features
 from understanding.batches import Batch, read_batch
 from understanding.config import UnderstandingConfig
@@ -104,12 +105,10 @@ class HeldOut:
     def _predict(self, side: LanguageSide, batch: Batch) -> tuple[float, Tensor]:
         """Summed loss, and the likeliest token (M,) at every learned place, on the CPU."""
         features = read_features(self._tower, batch["pixel_values"], self._precision)
-        side.eval()
-        with autocast(self._precision, self._tower.model.device):
+        with evaluating(side), autocast(self._precision, self._tower.model.device):
             loss, predicted = side(
                 batch["input_ids"], features, batch["predictors"], batch["targets"], batch["attention_mask"]
             )
-        side.train()
         return float(loss), predicted.cpu()
 
     def _decode(self, ids: Tensor) -> str:

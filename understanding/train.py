@@ -41,7 +41,8 @@ def train(config: UnderstandingConfig) -> None:
     from common import dist
     from common.data.corrupt import CorruptCounter
     from common.training.checkpoint import Checkpoints
-    from common.training.engine import deepspeed_config
+    from common.training.engine import deepspeed_config, set_rates
+    from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
@@ -79,9 +80,11 @@ def train(config: UnderstandingConfig) -> None:
         standardize(side, tower, dataset, config.engine.precision)
     engine = assemble.start_language_side(side, config, settings, steps)
     left_out = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
+    terms, watch = Terms(device), Stopwatch(device)
+    guard = Guard(config.guard, {"language_side": engine}, terms, device)
     state = TrainingState(
         engines={"language_side": engine},
-        parts={"skipped": left_out},
+        parts={"skipped": left_out, "guard": guard},
         facts={"tower": assemble.tower_fact(tower)},
         # A frozen language model comes from where the recipe says.
         without_frozen=("language_side",),
@@ -106,7 +109,6 @@ def train(config: UnderstandingConfig) -> None:
     reporter = Reporter(run, config.logging, steps, start)
     if latest is not None:
         reporter.say(f"{run}: resuming from step {start}")
-    terms, watch = Terms(device), Stopwatch(device)
 
     for step in range(start + 1, steps + 1):
         with watch.waiting():
@@ -114,6 +116,8 @@ def train(config: UnderstandingConfig) -> None:
         # DeepSpeed averages over ranks and micro-batches; this share makes it a mean over the step's learned tokens.
         learned = torch.tensor(sum(len(batch["targets"]) for batch in micro_batches), device=device)
         share = accumulation * dist.world() / dist.sum_(learned).clamp_min(1)
+        set_rates(engine, step - 1)
+        guard.start_step(step)
 
         for batch in micro_batches:
             features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
@@ -125,7 +129,7 @@ def train(config: UnderstandingConfig) -> None:
                 batch["attention_mask"],
                 batch["position_ids"],
             )
-            engine.backward(loss * share)
+            engine.backward(guard.veto(engine, loss * share))
             engine.step()
             hits = (predicted == batch["targets"].to(device, non_blocking=True)).sum()
             terms.add(step, loss=loss.detach() * share, token_accuracy=hits * share)
@@ -135,15 +139,16 @@ def train(config: UnderstandingConfig) -> None:
 
         reporter.advance()
         last = step == steps
+        line_due = step % config.logging.log_every == 0 or last
+        saving = step % config.checkpoint.save_every == 0 or last
 
-        if step % config.checkpoint.save_every == 0 or last:
-            terms.check_finite()  # a checkpoint is good or it is not written
+        guard.end_step(line_due, saving)
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
             state.save(checkpoints, step)
 
         # --- What a user sees: a line, a picture of answers, the held-out set
-        if step % config.logging.log_every == 0 or last:
-            terms.check_finite()
-            line = terms.take()
+        if line_due:
+            line = terms.take() | guard.line()
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line |= {**assemble.current_rates(engine), "epoch": plan.epoch(step)}
             line |= efficiency.rates(watch.take())

@@ -19,6 +19,8 @@ from torch import nn
 
 from common.config import Count, configclass
 from common.errors import UserError, refusing
+from common.training.dropped_steps import PlainStep
+from common.training.optim import Rates
 
 # Gradient elements per reduction. DeepSpeed's default of 5e8 holds 2 GB of float32 on every GPU.
 REDUCE_BUCKET = 50_000_000
@@ -115,14 +117,18 @@ def start_engine(
     """A DeepSpeed engine around `model` with AdamW over `groups`, and Muon over those that `with_muon` made.
 
     Args:
-        factors: group -> (step -> rate / peak rate); stepped by the engine once per optimizer step.
+        factors: group -> (steps done -> rate / peak rate); before each step the trainer calls `set_rates`.
         config: what `deepspeed_config` returned.
+
+    The engine is in train mode, whatever mode the model was loaded in: activation checkpointing and dropout need it.
     """
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # DeepSpeed calls torch by its old names, at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*deprecated")
+    # Without ZeRO and with float32 parameters, DeepSpeed steps torch's optimizer as it is.
+    plain = config["zero_optimization"]["stage"] == 0 and "bf16" not in config
     if "offload_optimizer" in config["zero_optimization"]:
         # States that rest in memory or on a disk are stepped there, by an operator that is built once.
         from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -131,10 +137,20 @@ def start_engine(
     elif any(group.get("use_muon") for group in groups):
         optimizer = _muon(groups, betas, eps)
     else:
-        optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [factors(group) for group in groups])
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
+        optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, fused=plain or None)
+    rates = Rates([(group["lr"], factors(group)) for group in groups])
+    if plain:
+        PlainStep(optimizer, config["gradient_clipping"])
+        config = {**config, "gradient_clipping": 0.0}
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    engine.rates = rates
+    engine.train()
     return engine
+
+
+def set_rates(engine: Any, done: int) -> None:
+    """The learning rates of an engine's next step, by the recipe that runs; `done` steps came before it."""
+    engine.rates.set(engine.optimizer, done)
 
 
 def _muon(groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:

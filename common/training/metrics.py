@@ -1,7 +1,7 @@
 """What is measured between two lines: means of terms, what was done per second, memory.
 
-Terms are summed on the device; the host waits for it only when a line is due. The same goes for the check that
-all terms are finite: the first bad step of each term is remembered on the device and read at the next line.
+Terms are summed on the device; the host waits for it only when a line is due. The same goes for those that are not
+finite: they are counted on the device, with the first step of each, and read by the guard.
 """
 
 from __future__ import annotations
@@ -14,55 +14,79 @@ import torch
 from torch import Tensor
 
 from common import dist
-from common.errors import UserError
 
 
-class NonFiniteLoss(UserError):
-    """A loss term became NaN or infinite."""
+class _Block:
+    """Terms that are always added together, as vectors of one element each."""
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.names = names
+        self.sums = torch.zeros(len(names), device=device, dtype=torch.float64)
+        self.counts = torch.zeros(len(names), device=device, dtype=torch.float64)
+        self.bad = torch.zeros(len(names), device=device, dtype=torch.int64)
+        self.first_bad = torch.full((len(names),), -1, device=device)
 
 
 class Terms:
-    """Means of scalar terms between two lines, over micro-steps and ranks."""
+    """Means of scalar terms between two lines, over micro-steps and ranks: of finite values, the others are counted."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.first_bad: dict[str, Tensor] = {}
+        self.blocks: dict[tuple[str, ...], _Block] = {}
+        self.bad_step = torch.zeros((), dtype=torch.bool, device=device)
+        """Whether a term was not finite since `end_step`."""
 
     def add(self, step: int, **terms: Tensor) -> None:
         """Detached scalars of one micro-step; no device sync."""
-        for name, value in terms.items():
-            value = value.detach().float()
-            if name not in self.sums:
-                self.sums[name] = torch.zeros((), device=self.device, dtype=torch.float64)
-                self.counts[name] = 0
-            if name not in self.first_bad:
-                self.first_bad[name] = torch.full((), -1.0, device=self.device)
-            bad = ~torch.isfinite(value) & (self.first_bad[name] < 0)
-            self.first_bad[name] = torch.where(bad, float(step), self.first_bad[name])
-            self.sums[name] += value
-            self.counts[name] += 1
+        names = tuple(terms)
+        if names not in self.blocks:
+            self.blocks[names] = _Block(names, self.device)
+        block = self.blocks[names]
+        values = torch.stack([value.detach().float() for value in terms.values()]).double()
+        finite = torch.isfinite(values)
+        block.sums += torch.where(finite, values, 0.0)
+        block.counts += finite
+        block.first_bad = torch.where(~finite & (block.bad == 0), step, block.first_bad)
+        block.bad += ~finite
+        self.bad_step = self.bad_step | ~finite.all()
 
-    def check_finite(self) -> None:
-        """Raises `NonFiniteLoss` naming term, step and rank; on all ranks alike."""
-        names = sorted(self.first_bad)
-        mine = torch.stack([self.first_bad[name] for name in names]).tolist() if names else []
-        found = [(step, name) for name, step in zip(names, mine, strict=True) if step >= 0]
-        every = [(*min(bad), rank) for rank, bad in enumerate(dist.gather_objects(found)) if bad]
-        if every:
-            step, name, rank = min(every)
-            raise NonFiniteLoss(f"loss term {name}: not finite at step {int(step)} on rank {rank}")
+    def end_step(self) -> Tensor:
+        """A bool on the device: whether a term of this step was not finite on this rank."""
+        bad, self.bad_step = self.bad_step, torch.zeros_like(self.bad_step)
+        return bad
+
+    def take_bad(self) -> dict[str, tuple[int, int]]:
+        """This rank's terms that were not finite since the last call: the first such step, and how often. Waits for
+        the device."""
+        found: dict[str, tuple[int, int]] = {}
+        for block in self.blocks.values():
+            firsts, counts = torch.stack([block.first_bad, block.bad]).tolist()
+            for name, first, count in zip(block.names, firsts, counts, strict=True):
+                if count:
+                    before = found.get(name, (first, 0))
+                    found[name] = (min(first, before[0]), count + before[1])
+            block.bad.zero_()
+        return found
+
+    def clear(self) -> None:
+        """Forget what was added since the last line."""
+        self.blocks = {}
 
     def take(self) -> dict[str, float]:
-        """Means since the last call, over ranks; then starts anew. All ranks call it with the same terms."""
-        names = sorted(self.sums)
+        """Means since the last call, over ranks; NaN of a term that was never finite. Then starts anew, also with what
+        `take_bad` gives. All ranks call it with the same terms."""
+        columns: dict[str, Tensor] = {}
+        for (
+            block
+        ) in self.blocks.values():  # a term may stand in two, where another joined it between the lines
+            for name, column in zip(block.names, torch.stack([block.sums, block.counts], 1), strict=True):
+                columns[name] = columns[name] + column if name in columns else column
+        names = sorted(columns)
         if not names:
             return {}
-        totals = torch.stack([self.sums[name] / self.counts[name] for name in names])
-        means = (dist.sum_(totals) / dist.world()).tolist()
-        self.sums, self.counts = {}, {}
-        return dict(zip(names, means, strict=True))
+        sums, counts = dist.sum_(torch.stack([columns[name] for name in names])).unbind(1)
+        self.clear()
+        return dict(zip(names, (sums / counts).tolist(), strict=True))
 
 
 class Stopwatch:

@@ -1,9 +1,13 @@
-"""Parameter groups and learning rates."""
+"""Parameter groups and learning rates.
+
+Rates follow the number of steps done, which is ours: not the number of steps that an engine made of them, which is
+less where steps were dropped, nor what a checkpoint holds, which may be of another recipe.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from torch import nn
@@ -107,3 +111,19 @@ def cosine_factor(peak: float, end: float, warmup: int, total: int) -> Callable[
 def constant_factor(warmup: int) -> Callable[[int], float]:
     """Step -> rate / peak: linear from 0 over `warmup` steps, then 1."""
     return lambda step: min(1.0, step / warmup) if warmup else 1.0
+
+
+class Rates:
+    """The learning rates of an engine's groups, as functions of the steps done.
+
+    Args:
+        schedules: of each group its peak rate, and steps done -> rate / peak rate.
+    """
+
+    def __init__(self, schedules: Sequence[tuple[float, Callable[[int], float]]]) -> None:
+        self.schedules = schedules
+
+    def set(self, optimizer: Any, done: int) -> None:
+        """For the step after `done` steps; before each step. `optimizer` is an engine's, or torch's."""
+        for group, (peak, factor) in zip(optimizer.param_groups, self.schedules, strict=True):
+            group["lr"] = peak * factor(done)

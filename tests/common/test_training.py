@@ -22,7 +22,7 @@ from common.metrics.code_usage import CodeUsage
 from common.training.checkpoint import Checkpoints, read_state
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
-from common.training.metrics import NonFiniteLoss, Terms
+from common.training.metrics import Terms
 from common.training.optim import MuonConfig, cosine_factor, parameter_groups, warmup_steps, with_muon
 from common.training.reporter import LoggingConfig, Reporter
 from common.training.state import Fact, TrainingState
@@ -210,16 +210,11 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed_from(tmp_path: Path) -> N
         recipe_of("here", ema=nn.Linear(2, 2)).load(latest)
 
 
-def test_terms_are_means_and_a_bad_one_is_named() -> None:
+def test_terms_are_means() -> None:
     terms = Terms(torch.device("cpu"))
     for step, value in enumerate((1.0, 2.0, 6.0)):
         terms.add(step, l2=torch.tensor(value))
-    terms.check_finite()
     assert terms.take() == {"l2": 3.0} and terms.take() == {}
-    terms.add(7, l2=torch.tensor(1.0), quant=torch.tensor(float("nan")))
-    terms.add(8, l2=torch.tensor(float("inf")), quant=torch.tensor(1.0))
-    with pytest.raises(NonFiniteLoss, match="loss term quant: not finite at step 7 on rank 0"):
-        terms.check_finite()
 
 
 def test_usage_over_a_whole_set() -> None:
