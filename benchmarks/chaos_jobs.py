@@ -1,6 +1,6 @@
 """The runs that `benchmarks.chaos` kills: the real trainers on tiny recipes, with a ledger of what each step was given.
 
-    torchrun --nproc-per-node 2 -m benchmarks.chaos_jobs JOB RECIPE LEDGER      as `benchmarks.chaos --torchrun` starts them
+torchrun --nproc-per-node 2 -m benchmarks.chaos_jobs JOB RECIPE RUN       as `benchmarks.chaos --torchrun` starts them
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self.note({"start": os.getpid()})
+        life = os.environ.get("CHAOS_LIFE") or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.note({"life": int(life), "pid": os.getpid()})
 
     def note(self, entry: dict[str, Any]) -> None:
         os.write(self._file, (json.dumps(entry) + "\n").encode())
@@ -40,12 +42,9 @@ class Ledger:
             yield batch
 
 
-def row_digests(batch: dict[str, Any]) -> list[str]:
-    """Samples by what is in them, where a batch bears no keys."""
-    pixels = batch.get("pixel_values")
-    rows = [digest(row[row != row[-1]] if len(row) else row) for row in batch["input_ids"]]
-    pictures = [digest(picture) for picture in pixels] if pixels is not None else []
-    return rows + pictures
+def content(batch: dict[str, Any]) -> list[str]:
+    """A micro-batch of one sample by what is in it, where it bears no key."""
+    return ["-".join(digest(batch[name]) for name in ("input_ids", "pixel_values") if name in batch)]
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -68,14 +67,14 @@ def keep_ledger(job: str, ledger: Ledger) -> Callable[[Any], None]:
 
         read = understanding_batches.training_batches
         understanding_batches.training_batches = lambda *a, **k: ledger.follow(
-            read(*a, **k), lambda step: [row_digests(batch) for batch in step]
+            read(*a, **k), lambda step: [content(batch) for batch in step]
         )
         return train_understanding
     from generation import dataset
     from generation.train import train as train_generation
 
     drawn = dataset.training_batches
-    dataset.training_batches = lambda *a, **k: ledger.follow(drawn(*a, **k), lambda batch: [row_digests(batch)])
+    dataset.training_batches = lambda *a, **k: ledger.follow(drawn(*a, **k), lambda batch: [content(batch)])
     return train_generation
 
 
@@ -87,13 +86,30 @@ class _Followed:
         return self.ledger.follow(iter(self.loader), lambda batch: [list(batch["key"])])
 
 
-def run(job: str, recipe: str, ledger: str) -> None:
-    """One rank's life."""
+def note_resumed(ledger: Ledger) -> None:
+    """The ledger hears from which step the trainer says that it goes on."""
+    from common.training.reporter import Reporter
+
+    say = Reporter.say
+
+    def heard(self: Reporter, text: str) -> None:
+        found = re.search(r"resuming from step (\d+)", text)
+        if found:
+            ledger.note({"resumed": int(found[1])})
+        say(self, text)
+
+    Reporter.say = heard  # type: ignore[method-assign]
+
+
+def run(job: str, recipe: str, output: str) -> None:
+    """One rank's life; its ledger stands beside the run's folder."""
     torch.set_num_threads(1)
     from common.config import load_config
 
-    train = keep_ledger(job, Ledger(Path(f"{ledger}_rank{os.environ['RANK']}.jsonl")))
-    train(load_config(_kind(job), recipe))
+    ledger = Ledger(Path(f"{output}_rank{os.environ['RANK']}.jsonl"))
+    train = keep_ledger(job, ledger)
+    note_resumed(ledger)
+    train(load_config(_kind(job), recipe, [f"output={output}"]))
 
 
 def _kind(job: str) -> Any:
@@ -110,8 +126,12 @@ def _kind(job: str) -> Any:
     return GenerationConfig
 
 
-def write_world(folder: Path) -> None:
+def write_world(folder: str) -> None:
     """Data, models and recipes of all three jobs, in `folder`; needs `tests` on the path."""
+    _write_world(Path(folder))
+
+
+def _write_world(folder: Path) -> None:
     import tiny
     import tiny_generator
 
@@ -121,7 +141,10 @@ def write_world(folder: Path) -> None:
     shelf = tiny.write_understanding_shelf(folder / "shelf")
     tiny.write_conversations(shelf, count=20, text_only=0)
     generation = tiny_generator.write_shelf(folder / "generation", 40)
-    often = ("checkpoint.save_every=4", "logging={log_every: 4, picture_every: 999, evaluate_every: 999, writers: []}")
+    often = (
+        "checkpoint.save_every=4",
+        "logging={log_every: 4, picture_every: 999, evaluate_every: 999, writers: []}",
+    )
     output = folder / "OUTPUT"
     recipes = {
         "tokenizer": tiny.tokenizer_recipe(

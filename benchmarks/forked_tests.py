@@ -11,12 +11,27 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
-LIBRARIES = ("torch", "torchvision", "numpy", "PIL.Image", "pytest", "_pytest.assertion.rewrite", "yaml", "pydantic")
-LATE = ("transformers.models.siglip.modeling_siglip", "transformers.models.llama.modeling_llama", "deepspeed", "peft")
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL.Image",
+    "pytest",
+    "_pytest.assertion.rewrite",
+    "yaml",
+    "pydantic",
+)
+LATE = (
+    "transformers.models.siglip.modeling_siglip",
+    "transformers.models.llama.modeling_llama",
+    "deepspeed",
+    "peft",
+)
 TOO_LONG = 1001
 
 
@@ -94,10 +109,8 @@ def _wait(child: int, until: float) -> int:
             code = TOO_LONG
             break
         time.sleep(0.05)
-    try:  # the child, if it is still there, and what it left behind
+    with suppress(ProcessLookupError):  # the child, if it is still there, and what it left behind
         os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     if code == TOO_LONG:
         os.waitpid(child, 0)
     return code

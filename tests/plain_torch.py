@@ -50,7 +50,9 @@ class PlainAdamW:
     def step(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate(self.steps)
-        for parameter in self.learned:  # a step without pictures leaves the projector a gradient of 0, and not none
+        for (
+            parameter
+        ) in self.learned:  # a step without pictures leaves the projector a gradient of 0, and not none
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         torch.nn.utils.clip_grad_norm_(self.learned, self.clip)

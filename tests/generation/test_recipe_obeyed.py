@@ -132,7 +132,9 @@ def test_what_is_learned_are_the_codes_of_the_recipes_tokenizer(shelf: Path, tmp
 @pytest.mark.parametrize("precision", ["fp32", "bf16_autocast", "bf16"])
 def test_precision_and_recomputation_are_the_recipes(precision: str, shelf: Path, tmp_path: Path) -> None:
     again = precision == "bf16_autocast"
-    engine = f"engine={{zero_stage: 1, precision: {precision}, activation_checkpointing: {str(again).lower()}}}"
+    engine = (
+        f"engine={{zero_stage: 1, precision: {precision}, activation_checkpointing: {str(again).lower()}}}"
+    )
     seen = Seen(tiny_generator.recipe(shelf, tmp_path / "run", *QUIET, engine, "steps=2")).engine
     assert seen.dtype("") == {torch.float32 if precision == "fp32" else torch.bfloat16}
     weights = torch.bfloat16 if precision == "bf16" else torch.float32

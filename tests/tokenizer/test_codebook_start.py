@@ -137,7 +137,9 @@ def test_a_fresh_model_measures_the_images_that_the_recipe_counts(
     torch.testing.assert_close(embedded.std(0).norm() / 4, torch.tensor(1.0), atol=0.05, rtol=0)
     # What k-means settles at is nearer to the data than any 32 of the features themselves are.
     sample = started(tiny.tokenizer_recipe(pictures, tmp_path, "model.codebook_start.method=sample"))
-    assert distortion(embedded, model.quantizer.codebook) < 0.8 * distortion(embedded, sample.quantizer.codebook)
+    assert distortion(embedded, model.quantizer.codebook) < 0.8 * distortion(
+        embedded, sample.quantizer.codebook
+    )
     if precision == "fp32":
         assert distortion(sample.quantizer.codebook, embedded) < 1e-8
 
@@ -169,7 +171,9 @@ def test_fields_of_the_start(pictures: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_too_few_images_are_one_line(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^model\.codebook_start\.images: 32 tokens are too few for 64 codes$"):
+    with pytest.raises(
+        UserError, match=r"^model\.codebook_start\.images: 32 tokens are too few for 64 codes$"
+    ):
         started(
             tiny.tokenizer_recipe(
                 pictures, tmp_path, "model.codebook_start.images=2", "model.codebook_size=64"

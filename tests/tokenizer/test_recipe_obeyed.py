@@ -82,7 +82,9 @@ def test_layers_are_computed_again_where_the_recipe_asks(everything: Seen, stage
     """Twice a micro-batch with activation checkpointing, from the first on, and once without."""
     for seen, times in ((everything, 2), (stage_1, 1)):
         passes = seen.generator.passes
-        assert len(passes) == 2 and seen.generator.micro_steps == 6 * 2  # a layer of the encoder, one of the decoder
+        assert (
+            len(passes) == 2 and seen.generator.micro_steps == 6 * 2
+        )  # a layer of the encoder, one of the decoder
         assert set(passes.values()) == {times * 12}, passes
 
 
@@ -206,7 +208,13 @@ def test_what_is_evaluated_is_the_average(
 @pytest.mark.parametrize("term", ["reconstruction", "codebook", "commitment", "perceptual", "distillation"])
 def test_a_term_is_learned_from(term: str, pictures: Path, tmp_path: Path) -> None:
     """One step with all weights 0 but one: the gradient's norm is reported, and it moves what it can reach."""
-    weights = {"reconstruction": 0.0, "codebook": 0.0, "commitment": 0.0, "perceptual": 0.0, "distillation": 0.0}
+    weights = {
+        "reconstruction": 0.0,
+        "codebook": 0.0,
+        "commitment": 0.0,
+        "perceptual": 0.0,
+        "distillation": 0.0,
+    }
     stated = [f"loss.{name}={value}" for name, value in (weights | {term: 1.0}).items()]
     learning = ("model.freeze_encoder=false", "optimizer.encoder_lr=1e-3", "optimizer.warmup_steps=0")
     quick = ("evaluation.images=null", "logging.log_every=1", "steps=2")

@@ -108,7 +108,9 @@ def parts(names: set[str]) -> set[str]:
 
 
 def test_only_what_is_named_learns(shelf: Path, pretrained: Path, tmp_path: Path) -> None:
-    projector = seen_training(tuning(shelf, pretrained, tmp_path / "one", "model.train=[projector]", "epochs=1"))
+    projector = seen_training(
+        tuning(shelf, pretrained, tmp_path / "one", "model.train=[projector]", "epochs=1")
+    )
     assert parts(projector.learned()) == {"multi_modal_projector"}
     assert {name.split("/")[0] for name in projector.groups} == {"projector"}
     language = "model.train=[language_model]"
@@ -120,7 +122,9 @@ def test_only_what_is_named_learns(shelf: Path, pretrained: Path, tmp_path: Path
 
 
 def test_the_optimizer_is_the_recipes(shelf: Path, pretrained: Path, tmp_path: Path) -> None:
-    two = seen_training(tuning(shelf, pretrained, tmp_path / "run", *UNUSUAL, "engine.zero_stage=1", "epochs=1"))
+    two = seen_training(
+        tuning(shelf, pretrained, tmp_path / "run", *UNUSUAL, "engine.zero_stage=1", "epochs=1")
+    )
     roles = {id(parameter): name.split(".")[2] for name, parameter in two.module.named_parameters()}
     for name, group in two.groups.items():
         assert (*group["betas"], group["eps"]) == (0.8, 0.95, 1e-6)
@@ -198,7 +202,9 @@ def test_adapters_are_the_recipes(shelf: Path, pretrained: Path, tmp_path: Path)
 
 def test_muon_takes_the_matrices(shelf: Path, pretrained: Path, tmp_path: Path) -> None:
     muon = ("optimizer.muon={lr: 0.02, momentum: 0.8}", "optimizer.adamw.max_grad_norm=null")
-    seen = seen_training(tuning(shelf, pretrained, tmp_path / "run", *muon, "engine.zero_stage=2", "epochs=1"))
+    seen = seen_training(
+        tuning(shelf, pretrained, tmp_path / "run", *muon, "engine.zero_stage=2", "epochs=1")
+    )
     shapes = {id(parameter): parameter.ndim for parameter in seen.module.parameters()}
     for name, group in seen.groups.items():
         assert group["use_muon"] is name.endswith("/muon")
