@@ -5,13 +5,16 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_dist
 
 from common.errors import UserError
 from common.operator_locks import watch_locks
+
+Value = TypeVar("Value")
 
 
 def start_process(requested: str) -> torch.device:
@@ -120,6 +123,20 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world()
     torch_dist.all_gather_object(values, value)
     return values
+
+
+def from_main(compute: Callable[[], Value]) -> Value:
+    """What rank 0 computes, on every rank; a `UserError` that it raises is raised on every rank."""
+    value, said = None, None
+    if is_main():
+        try:
+            value = compute()
+        except UserError as error:
+            said = str(error)
+    value, said = gather_objects((value, said))[0]
+    if said is not None:
+        raise UserError(said)
+    return value  # type: ignore[return-value]
 
 
 def _free_port() -> int:

@@ -20,7 +20,7 @@ import stat
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -90,23 +90,54 @@ def whole_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     """
     if not replace and path.exists():
         raise UserError(f"{path}: is there already; choose another folder, or remove it")
-    partial, former = partial_of(path), path.with_name(f".{path.name}.former")
     with writing(path):
-        shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
-        partial.mkdir(parents=True)
+        partial = start_folder(path)
         try:
             with obeying_umask(partial):
                 yield partial
-            for item in (*partial.rglob("*"), partial):
-                _flush(item)
-            shutil.rmtree(former, ignore_errors=True)
-            if path.is_dir():
-                path.rename(former)
-            partial.rename(path)
-            _flush(path.parent)  # before anybody removes what this folder stands for
-            shutil.rmtree(former, ignore_errors=True)
+            settle_folder(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def start_folder(path: Path) -> Path:
+    """`partial_of(path)`, empty: the first half of `whole_folder`, for what is filled by others and settled later.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    partial = partial_of(path)
+    with writing(path):
+        shutil.rmtree(partial, ignore_errors=True)  # a killed process left it
+        partial.mkdir(parents=True)
+    return partial
+
+
+def settle_folder(path: Path) -> None:
+    """Flush `partial_of(path)` to disk and put it in the place of `path`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial, former = partial_of(path), path.with_name(f".{path.name}.former")
+    with writing(path):
+        for item in (*partial.rglob("*"), partial):
+            _flush(item)
+        shutil.rmtree(former, ignore_errors=True)
+        if path.is_dir():
+            path.rename(former)
+        partial.rename(path)
+        _flush(path.parent)  # before anybody removes what this folder stands for
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is at no time there in part; what cannot be removed is left, hidden."""
+    partial = partial_of(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):
+        path.rename(partial)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def train(config: GenerationConfig) -> None:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
     import math
+    from collections.abc import Iterator
 
     import torch
 
@@ -45,12 +46,13 @@ def train(config: GenerationConfig) -> None:
     from common.training.engine import set_rates
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.progress import Progress
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
     from generation import assemble
     from generation.code_encoder import CodeEncoder
-    from generation.dataset import SequenceBuilder, training_batches
+    from generation.dataset import Batch, SequenceBuilder, training_batches
     from generation.efficiency import GenerationEfficiency
     from generation.held_out import HeldOut
     from generation.objective import NextCode
@@ -74,29 +76,35 @@ def train(config: GenerationConfig) -> None:
     corrupt = CorruptCounter(config.data.max_corrupt_share)
     terms, watch = Terms(device), Stopwatch(device)
     guard = Guard(config.guard, {"generator": engine}, terms, device)
+    progress = Progress(config.batch.global_size)
     state = TrainingState(
         engines={"generator": engine},
         parts={"corrupt": corrupt, "guard": guard},
+        progress=progress,
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
-    start = state.load(latest) if latest else 0
+    if latest is not None:
+        state.load(latest)
     record_run(run, config)
 
     # --- The data: what is learned from, what is measured, what is looked at
     builder = SequenceBuilder(generator.text_tokenizer, vocabulary, config.data.prompt_dropout, config.seed)
-    micro, position = config.batch.micro_size, start * config.batch.global_size
-    batches = training_batches(
-        config.data, builder, encoder, config.seed, dist.rank(), dist.world(), micro, position
-    )
+
+    def stream() -> Iterator[Batch]:
+        share = (dist.rank(), dist.world(), config.batch.micro_size)
+        return training_batches(config.data, builder, encoder, config.seed, *share, progress.position)
+
+    batches = stream()
     held_out = HeldOut(config, builder, encoder)
     pictures = SamplePictures(config, generator)
 
-    reporter = Reporter(run, config.logging, config.steps, start)
+    reporter = Reporter(run, config.logging, config.steps, progress.step)
     if latest is not None:
-        reporter.say(f"{run}: resuming from step {start}")
+        reporter.say(f"{run}: resuming from step {progress.step}")
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
-    for step in range(start + 1, config.steps + 1):
+    while progress.step < config.steps:
+        step = progress.step + 1
         set_rates(engine, step - 1)
         guard.start_step(step)
         for _ in range(accumulation):
@@ -113,14 +121,20 @@ def train(config: GenerationConfig) -> None:
             engine.step()
             terms.add(step, loss=output.loss, accuracy=output.accuracy)
             watch.count(**efficiency.count(batch))
+        progress.advance()
         reporter.advance()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
 
-        guard.end_step(line_due, saving)
+        if guard.end_step(line_due, saving):
+            with guard.going_back():
+                state.go_back(checkpoints)
+            reporter.rewind(progress.step)
+            batches = stream()
+            continue
         if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
-            state.save(checkpoints, step)
+            state.save(checkpoints)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts
         if line_due:

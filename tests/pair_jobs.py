@@ -12,9 +12,12 @@ from unittest import mock
 import tiny
 import tiny_generator
 import torch
+from full_disk import full_disk
 from poison import several as poisoned  # noqa: F401
 
 from common import dist
+from common.errors import UserError
+from common.training.checkpoint import Checkpoints
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
 from common.training.state import TrainingState
@@ -68,9 +71,9 @@ def stopped(after: int | None) -> Iterator[list[TrainingState]]:
         kept.append(self)
         start(self, *inputs, **named)
 
-    def save_and_stop(self: TrainingState, checkpoints: Any, step: int) -> None:
-        save(self, checkpoints, step)
-        if step == after:
+    def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
+        save(self, checkpoints)
+        if self.progress.step == after:
             raise KeyboardInterrupt
 
     patches = {"__init__": remember, "save": save_and_stop}
@@ -182,3 +185,73 @@ def start_codebook_from_data(pictures: str, overrides: list[str]) -> dict[str, A
     torch.manual_seed(dist.rank())
     start_from_data(model, config, torch.device("cpu"))
     return {name: tensor.tolist() for name, tensor in model.quantizer.named_buffers()}
+
+
+def checkpoint_of_two(folder: str) -> dict[str, Any]:
+    """Each rank gives half of the tensors; both read all."""
+    checkpoints = Checkpoints(Path(folder), keep=1)
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    give_half(checkpoints, 5)
+    found = checkpoints.newest()
+    assert found is not None
+    right = all(found.read(str(i)).tolist() == [float(i)] * 50 for i in range(8))
+    files = len(list(found.path.glob("weights_*")))
+    return {"keys": len(found.keys()), "step": found.record["step"], "right": right, "files": files}
+
+
+def give_half(checkpoints: Checkpoints, step: int) -> None:
+    tensors = [(str(i), torch.full((50,), float(i)) if i % 2 == dist.rank() else None) for i in range(8)]
+    checkpoints.save(step, tensors, {"step": step})
+
+
+def checkpoint_that_does_not_fit(folder: str, full: int) -> str:
+    """The disk of rank `full` is full at the second save; what each rank says."""
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    checkpoints = Checkpoints(Path(folder), keep=1)
+    give_half(checkpoints, 1)
+    try:
+        with full_disk(100) if dist.rank() == full else contextlib.nullcontext():
+            give_half(checkpoints, 2)
+    except UserError as error:
+        dist.barrier()
+        return str(error)
+    raise AssertionError("nothing was said")
+
+
+def checkpoint_damaged_between(folder: str) -> int:
+    """The step that each rank goes on from, where a file of rank 1's newest has one bit flipped."""
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    checkpoints = Checkpoints(Path(folder), keep=2)
+    give_half(checkpoints, 1)
+    give_half(checkpoints, 2)
+    if dist.is_main():
+        file = Path(folder) / "step_00000002" / "weights_rank00001_00000.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    dist.barrier()
+    found = Checkpoints(Path(folder), keep=2).newest()
+    assert found is not None
+    return found.step
+
+
+def unshared_checkpoints(folder: str) -> str:
+    """Each rank has a disk of its own under the same recipe; what each says."""
+    own = Path(folder) / f"disk{dist.rank()}"
+    own.mkdir()
+
+    def elsewhere(path: Path) -> bool:
+        return (own / path.name).exists()
+
+    with mock.patch("common.training.checkpoint._appears", elsewhere):
+        try:
+            Checkpoints(own / "checkpoints", keep=1).newest()
+        except UserError as error:
+            return str(error)
+    raise AssertionError("nothing was said")

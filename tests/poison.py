@@ -1,4 +1,4 @@
-"""A few steps of a small engine, one of them poisoned, under the guard: what it says, counts and leaves of the weights."""
+"""A few steps of a small engine under the guard, one of them poisoned: what is said, counted, and left of it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def poisoned_steps(poison: dict[str, Any], steps: int = 5) -> dict[str, Any]:
     """Step `BAD_STEP` meets the poison.
 
     Returns:
-        applied: whether the weights moved, step by step; said: lines; counts: the guard's, for the metrics; finite: whether
-        all weights are at the end; error: what ended the steps, if something did; healthy: what the guard knew at each.
+        applied: whether the weights moved, step by step; said: lines; counts: the guard's, for the metrics; finite:
+        whether all weights are at the end; error: what ended the steps, if something did; healthy: what the guard knew
+        at each.
     """
     it = Poison(**poison)
     device = dist.start()

@@ -1,4 +1,4 @@
-"""Engines train in train mode from the first step on, however a run begins: activation checkpointing recomputes layers."""
+"""Engines are in train mode from the first step on, however a run begins: checkpointed layers are recomputed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def first_step(layer: type, stop: bool) -> Iterator[Counter[int]]:
         yield calls
 
 
-# Per layer of the model that a gradient passes: forward and recomputation, in each of two micro-steps; else forward alone.
+# A layer that a gradient passes: forward and recomputation, in each of two micro-steps; another one: forward alone.
 @pytest.mark.parametrize(
     ("job", "module", "layer", "began", "expected", "later"),
     [

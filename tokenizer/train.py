@@ -36,9 +36,12 @@ def train(config: TokenizerConfig) -> None:
     Raises:
         UserError: the recipe does not fit machine or data, a loss is not finite, or nothing can be saved.
     """
+    from collections.abc import Iterator
+
     import torch
 
     from common import dist
+    from common.data.batch import Batch
     from common.data.corrupt import CorruptCounter
     from common.data.images import to_float
     from common.data.stream import training_loader
@@ -48,6 +51,7 @@ def train(config: TokenizerConfig) -> None:
     from common.training.engine import set_rates
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.progress import Progress
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
@@ -82,6 +86,7 @@ def train(config: TokenizerConfig) -> None:
     generator = assemble.start_generator(model, config)
     discriminator = assemble.start_discriminator(critic, config) if critic is not None else None
     engines = {"generator": generator, "discriminator": discriminator}
+    progress = Progress(config.batch.global_size)
     lecam, corrupt = LeCam().to(device), CorruptCounter(config.data.max_corrupt_share)
     ema = ShardedEMA(model) if config.ema else None
     terms, usage = Terms(device), CodeUsage(config.model.codebook_size, device)
@@ -90,27 +95,29 @@ def train(config: TokenizerConfig) -> None:
     state = TrainingState(
         engines=engines,
         parts={"lecam": lecam, "ema": ema, "corrupt": corrupt, "guard": guard, "codebook": codebook},
+        progress=progress,
     )
-    start = state.load(latest) if latest else 0
+    if latest is not None:
+        state.load(latest)
     record_run(run, config)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
-    position = start * config.batch.global_size
-    batches = iter(
-        training_loader(
-            config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, position
-        )
-    )
 
-    reporter = Reporter(run, config.logging, config.steps, start)
+    def stream() -> Iterator[Batch]:
+        share = (dist.rank(), dist.world(), config.batch.micro_size)
+        return iter(training_loader(config.data, config.seed, *share, progress.position))
+
+    batches = stream()
+    reporter = Reporter(run, config.logging, config.steps, progress.step)
     if latest is not None:
-        reporter.say(f"{run}: resuming from step {start}")
+        reporter.say(f"{run}: resuming from step {progress.step}")
     if config.model.warning:
         reporter.say(config.model.warning)
     watch = Stopwatch(device)
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
-    for step in range(start + 1, config.steps + 1):
+    while progress.step < config.steps:
+        step = progress.step + 1
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
         learning = discriminator if step > config.loss.first_discriminator_update else None
         felt = critic if step > (config.loss.discriminator_start or 0) else None
@@ -158,14 +165,20 @@ def train(config: TokenizerConfig) -> None:
             lecam.update()
         if ema is not None:
             ema.update()
+        progress.advance()
         reporter.advance()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
 
-        guard.end_step(line_due, saving)
+        if guard.end_step(line_due, saving):
+            with guard.going_back():
+                state.go_back(checkpoints)
+            reporter.rewind(progress.step)
+            batches = stream()
+            continue
         if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
-            state.save(checkpoints, step)
+            state.save(checkpoints)
 
         # --- What a user sees: a line, a picture, the held-out set
         if line_due:

@@ -36,6 +36,8 @@ def train(config: UnderstandingConfig) -> None:
     Raises:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
+    from collections.abc import Iterator
+
     import torch
 
     from common import dist
@@ -44,11 +46,12 @@ def train(config: UnderstandingConfig) -> None:
     from common.training.engine import deepspeed_config, set_rates
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
+    from common.training.progress import Progress
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
     from common.training.state import TrainingState
     from understanding import assemble
-    from understanding.batches import training_batches
+    from understanding.batches import Batch, training_batches
     from understanding.efficiency import UnderstandingEfficiency
     from understanding.export import leave
     from understanding.held_out import HeldOut
@@ -82,35 +85,42 @@ def train(config: UnderstandingConfig) -> None:
     left_out = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
     terms, watch = Terms(device), Stopwatch(device)
     guard = Guard(config.guard, {"language_side": engine}, terms, device)
+    progress = Progress(config.batch.global_size)
     state = TrainingState(
         engines={"language_side": engine},
         parts={"skipped": left_out, "guard": guard},
+        progress=progress,
         facts={"tower": assemble.tower_fact(tower)},
         # A frozen language model comes from where the recipe says.
         without_frozen=("language_side",),
     )
-    start = state.load(latest) if latest else 0
+    if latest is not None:
+        state.load(latest)
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
     dataset.list_unusable(skipped, config.data.max_skipped_share)
-    batches = training_batches(
-        dataset,
-        plan,
-        rank=dist.rank(),
-        world=dist.world(),
-        micro_size=config.batch.micro_size,
-        packed=config.data.packing,
-        start=start,
-        steps=steps,
-        workers=config.data.workers,
-        prefetch=config.data.prefetch,
-    )
 
-    reporter = Reporter(run, config.logging, steps, start)
+    def stream() -> Iterator[list[Batch]]:
+        return training_batches(
+            dataset,
+            plan,
+            rank=dist.rank(),
+            world=dist.world(),
+            micro_size=config.batch.micro_size,
+            packed=config.data.packing,
+            start=progress.batches,
+            steps=progress.batches + steps - progress.step,
+            workers=config.data.workers,
+            prefetch=config.data.prefetch,
+        )
+
+    batches = stream()
+    reporter = Reporter(run, config.logging, steps, progress.step)
     if latest is not None:
-        reporter.say(f"{run}: resuming from step {start}")
+        reporter.say(f"{run}: resuming from step {progress.step}")
 
-    for step in range(start + 1, steps + 1):
+    while progress.step < steps:
+        step = progress.step + 1
         with watch.waiting():
             micro_batches = next(batches)
         # DeepSpeed averages over ranks and micro-batches; this share makes it a mean over the step's learned tokens.
@@ -137,20 +147,26 @@ def train(config: UnderstandingConfig) -> None:
             skipped.add(batch["skipped"])
             left_out.add(batch["skipped"], batch["samples"])
 
+        progress.advance()
         reporter.advance()
         last = step == steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
 
-        guard.end_step(line_due, saving)
+        if guard.end_step(line_due, saving):
+            with guard.going_back():
+                state.go_back(checkpoints)
+            reporter.rewind(progress.step)
+            batches = stream()
+            continue
         if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
-            state.save(checkpoints, step)
+            state.save(checkpoints)
 
         # --- What a user sees: a line, a picture of answers, the held-out set
         if line_due:
             line = terms.take() | guard.line()
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
-            line |= {**assemble.current_rates(engine), "epoch": plan.epoch(step)}
+            line |= {**assemble.current_rates(engine), "epoch": plan.epoch(progress.batches)}
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)

@@ -1,103 +1,240 @@
-"""Checkpoints that are whole or absent.
+"""The checkpoints of a run: whole or absent, verified, and the newest whole one is never removed.
 
-A checkpoint is written into a temporary folder, flushed to disk and renamed; only then does `latest` name it
-and are old ones removed. Whatever interrupts that (a kill, a full disk), the last whole one is still there.
+Every rank writes its share of the tensors into a hidden folder; rank 0 adds the record and, last, the manifest with the
+size and hash of every file. The folder is flushed to disk and renamed; only then does `latest` name it and are old ones
+removed. Whatever interrupts that (a kill, a full disk), the last whole one is still there.
 
-    RUN/checkpoints/latest                 name of the newest whole checkpoint
-    RUN/checkpoints/step_00001000/         engines' folders and state_rank00000.pt per rank
+    RUN/checkpoints/latest                 name of the newest checkpoint
+    RUN/checkpoints/step_00001000/         see `stored.manifest`
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable
-from contextlib import nullcontext
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common import dist
-from common.config import configclass
-from common.errors import UserError, one_line
-from common.files import partial_of, whole_folder, write_text, writing
+from common.config import Count, configclass
+from common.errors import UserError
+from common.files import partial_of, remove_folder, settle_folder, start_folder, write_text, writing
+from common.training.stored.manifest import RECORD, Files, step_folder, step_of, stored_file, write_manifest
+from common.training.stored.reading import LATEST, Checkpoint, newest_whole, steps_in
+from common.training.stored.share import all_files, write_share
 
-LATEST = "latest"
+SEEN_WITHIN = 15.0
+"""Seconds until a machine must see what another wrote: network disks keep lists of names for a few."""
 
 
 @configclass
 class CheckpointConfig:
-    """Steps between checkpoints and how many of the newest stay."""
+    """How often a run is saved, and what stays.
 
-    save_every: int
-    keep: int = 2
+    Args:
+        save_every: steps between checkpoints. The last step is always saved.
+        keep: how many of the newest stay.
+        keep_every: checkpoints of multiples of these steps stay for good, beside the newest.
+    """
+
+    save_every: Count
+    keep: Count = 2
+    keep_every: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep_every is not None and self.keep_every % self.save_every:
+            raise ValueError(f"keep_every: expected a multiple of save_every ({self.save_every})")
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run. All methods are called by all ranks together.
 
     Args:
-        folder: `RUN/checkpoints`.
+        folder: `RUN/checkpoints`; RUN is there.
         keep: how many of the newest to keep, at least 1.
+        keep_every: those of multiples of these steps are never removed.
+
+    Attributes:
+        protected: further checkpoints that are not removed; read on rank 0 after each save.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
+    def __init__(self, folder: Path, keep: int, keep_every: int | None = None) -> None:
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+        self.protected: set[Path] = set()
+        self._damaged: set[Path] = set()
+        self._whole: Path | None = None
+        self._prepared = self._there = False
 
-    def latest(self) -> Path | None:
-        """The newest whole checkpoint, if there is one.
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from: the newest that is whole; None if the run has none yet.
+
+        What is not whole is told in a line, file and fault, before an older one is taken.
 
         Raises:
-            UserError: `latest` names a folder that is gone.
+            UserError: there are checkpoints, and none of them is whole or of this format; or not all ranks see the
+                folder, or it cannot be written.
         """
-        pointer = self.folder / LATEST
-        if not pointer.is_file():
-            return None
-        path = self.folder / pointer.read_text().strip()
-        if not path.is_dir():
-            raise UserError(
-                f"{pointer}: names {path.name}, which is not there; restore it or remove the pointer"
-            )
-        return path
+        self._prepare()
+        found = newest_whole(self.folder)
+        self._there = self.folder.is_dir()
+        if found is not None:
+            self._whole = found.path
+            newer = [path for path in steps_in(self.folder) if path.name != found.path.name]
+            self._damaged = {path for path in newer if (step_of(path.name) or 0) > found.step}
+        return found
 
-    def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """Called by all ranks together.
+    def save(self, step: int, tensors: Iterable[tuple[str, Tensor | None]], record: dict[str, Any]) -> Path:
+        """Write a checkpoint; returns its folder.
 
         Args:
-            write: writes the shared parts (engines, model folder) into the folder it is given; called on all ranks.
-            state: this rank's own small state (random numbers, data position, moving averages).
+            tensors: every key once, in one order on all ranks; the tensor on the one rank that is to write it, None
+                on the others. May be collectives.
+            record: all else, as JSON; rank 0's is written.
 
         Raises:
-            UserError: it could not be written on some rank; what was there before is untouched.
+            UserError: some rank could not write; on all ranks, and what was there before is untouched.
         """
-        final = self.folder / f"step_{step:08d}"
-        partial = partial_of(final)
+        self._prepare()
+        final = self.folder / step_folder(step)
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         try:
-            with whole_folder(final) if dist.is_main() else nullcontext(), writing(final):
-                dist.barrier()
-                partial.mkdir(exist_ok=True)
-                torch.save(state, partial / state_file(dist.rank()))
-                write(partial)
-                dist.barrier()
+            dist.from_main(lambda: self._start(final))
+            shares = self._written(partial_of(final), tensors)
+            dist.from_main(lambda: self._publish(final, shares, text))
         except UserError as error:
-            # No collective from here on: the other ranks may be inside the engine's own. The launcher ends them.
-            shutil.rmtree(partial, ignore_errors=True)
-            kept = self.latest()
-            raise UserError(
-                f"{error}, on rank {dist.rank()}; "
-                + (f"the last whole checkpoint is {kept}" if kept else "there is no earlier checkpoint")
-            ) from error
+            if dist.is_main():
+                shutil.rmtree(partial_of(final), ignore_errors=True)
+            raise self._with_the_last(error) from error
+        self._whole = final
+        return final
+
+    def latest(self) -> Path | None:
+        """The folder that `latest` names; for `save_folder`."""
+        pointer = self.folder / LATEST
+        return self.folder / pointer.read_text().strip() if pointer.is_file() else None
+
+    def save_folder(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
+        """As before this format, until `TrainingState` gives its tensors."""
+        final = self.folder / step_folder(step)
+        partial = partial_of(final)
         if dist.is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            start_folder(final)
+        dist.barrier()
+        torch.save(state, partial / state_file(dist.rank()))
+        write(partial)
+        dist.barrier()
+        if dist.is_main():
+            settle_folder(final)
             write_text(self.folder / LATEST, final.name + "\n")
             self._rotate(final)
         dist.barrier()
         return final
 
+    def _written(self, partial: Path, tensors: Iterable[tuple[str, Tensor | None]]) -> list[Files]:
+        """The shares of all ranks, on disk. Each rank goes through all tensors, though it may have failed to write:
+        the others wait for it in collectives."""
+        rest, share, said = iter(tensors), {}, None
+        seen: set[str] = set()
+        try:
+            share = write_share(partial, dist.rank(), _own(rest, seen))
+        except UserError as error:
+            said = f"{error}, on rank {dist.rank()}"
+            for _ in rest:
+                pass
+        found = dist.gather_objects((share, said))
+        for _, line in found:
+            if line is not None:
+                raise UserError(line)
+        shares = [share for share, _ in found]
+        if lost := seen - {key for share in shares for file in share.values() for key in file.keys}:
+            raise UserError(f"{partial}: {min(lost)}: no rank gave it to be saved")
+        return shares
+
+    def _start(self, final: Path) -> None:
+        if self._there and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: gone since the run began; nothing can be saved there")
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
+        self._there = True
+        for left in (*self.folder.glob(".step_*.partial"), *self.folder.glob(".step_*.former")):
+            shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
+        start_folder(final)
+
+    def _publish(self, final: Path, shares: list[Files], record: str) -> None:
+        """Rank 0, once all shares are on disk."""
+        partial = partial_of(final)
+        files = all_files(shares)
+        write_text(partial / RECORD, record)
+        files[RECORD] = stored_file(partial / RECORD)
+        write_manifest(partial, step_of(final.name) or 0, files)
+        settle_folder(final)
+        write_text(self.folder / LATEST, final.name + "\n")
+        self._damaged.discard(final)
+        self._rotate(final)
+
     def _rotate(self, newest: Path) -> None:
-        whole = sorted(path for path in self.folder.glob("step_*") if path.is_dir() and path != newest)
-        for old in whole[: max(0, len(whole) - (self.keep - 1))]:
-            shutil.rmtree(old, ignore_errors=True)
+        step = step_of(newest.name) or 0
+        older = [path for path in steps_in(self.folder) if (step_of(path.name) or 0) < step]
+        kept = [path for path in older if path not in self._damaged][: self.keep - 1]
+        for path in older:
+            if path not in kept and path not in self.protected and not self._milestone(path):
+                remove_folder(path)
+
+    def _milestone(self, path: Path) -> bool:
+        return bool(self.keep_every) and (step_of(path.name) or 0) % (self.keep_every or 1) == 0
+
+    def _prepare(self) -> None:
+        """Once, before anything is read or written: do all ranks see the same folder, and can it be written?"""
+        if self._prepared:
+            return
+        token = dist.from_main(self._leave_token)
+        seen = _appears(token)
+        missing = [rank for rank, sees in enumerate(dist.gather_objects(seen)) if not sees]
+        if dist.is_main():
+            token.unlink(missing_ok=True)
+        if missing:
+            raise UserError(
+                f"{self.folder.parent}: rank {missing[0]} does not see what rank 0 writes there; "
+                "`output` must be on a disk that all machines share"
+            )
+        self._prepared = True
+
+    def _leave_token(self) -> Path:
+        """Where all ranks look for it: in RUN, since a folder of checkpoints says that there is something to resume."""
+        token = self.folder.parent / f".seen_by_all_{uuid.uuid4().hex[:8]}.partial"
+        with writing(self.folder.parent):
+            token.touch()
+        return token
+
+    def _with_the_last(self, error: UserError) -> UserError:
+        kept = (
+            f"the last whole checkpoint is {self._whole}" if self._whole else "there is no earlier checkpoint"
+        )
+        return UserError(f"{error}; {kept}")
+
+
+def _own(tensors: Iterator[tuple[str, Tensor | None]], seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Those that this rank is to write; notes the keys of all."""
+    for key, tensor in tensors:
+        seen.add(key)
+        if tensor is not None:
+            yield key, tensor
+
+
+def _appears(path: Path) -> bool:
+    deadline = time.monotonic() + SEEN_WITHIN
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def state_file(rank: int) -> str:
@@ -105,18 +242,5 @@ def state_file(rank: int) -> str:
 
 
 def read_state(checkpoint: Path, rank: int) -> dict[str, Any]:
-    """The small state that `rank` saved.
-
-    Raises:
-        UserError: no such file (another number of ranks), or it cannot be read.
-    """
-    path = checkpoint / state_file(rank)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        saved = len(list(checkpoint.glob("state_rank*.pt")))
-        raise UserError(
-            f"{path}: absent; the checkpoint was saved by {saved} ranks, resume with as many"
-        ) from error
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
+    """The small state that `rank` saved by `save_folder`."""
+    return torch.load(checkpoint / state_file(rank), map_location="cpu", weights_only=True)

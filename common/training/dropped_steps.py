@@ -136,9 +136,11 @@ class Sentinel:
     watched.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
-        self.bad = torch.zeros((), dtype=torch.bool, device=first.device)
+        self.bad = torch.zeros(
+            (), dtype=torch.bool, device=device
+        )  # not its own: offloaded, it rests elsewhere
         first.register_hook(self._look)
 
     def _look(self, gradient: Tensor) -> None:

@@ -13,7 +13,8 @@ decide alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class Guard:
         self.engines = {name: engine for name, engine in engines.items() if engine is not None}
         self.beside = {name: part for name, part in (beside or {}).items() if part is not None}
         self.dropped = {name: watch_dropped_steps(engine) for name, engine in self.engines.items()}
-        self.sentinels = {name: Sentinel(engine.module) for name, engine in self.engines.items()}
+        self.sentinels = {name: Sentinel(engine.module, device) for name, engine in self.engines.items()}
         self.spikes = SpikeWatch(config.spikes, device) if config.spikes is not None else None
         self.counts = dict.fromkeys((*self.engines, LOSS, SPIKE), 0)
         self.bad: list[int] = []
@@ -107,8 +108,8 @@ class Guard:
         return self.spikes.veto(loss, last=engine.is_gradient_accumulation_boundary())
 
     def end_step(self, look: bool, saving: bool = False) -> bool:
-        """After the step of every engine; all ranks together. True: go back to the last checkpoint, then call
-        `went_back`.
+        """After the step of every engine; all ranks together. True: go back to the last checkpoint,
+        within `going_back`.
 
         Args:
             look: read the flags on the device, since the host waits for it anyway.
@@ -147,9 +148,12 @@ class Guard:
         """Whether the latest step was good, as far as the flags have been read."""
         return not self.bad or self.bad[-1] != self.step
 
-    def went_back(self, rollbacks: int) -> None:
-        """The run's state is that of the last checkpoint again, for the `rollbacks`-th time."""
-        self.rollbacks = rollbacks
+    @contextmanager
+    def going_back(self) -> Iterator[None]:
+        """Around what makes the run's state that of the last checkpoint again; its counts go on."""
+        counts, rollbacks = dict(self.counts), self.rollbacks + 1
+        yield
+        self.counts, self.rollbacks = counts, rollbacks
         self.bad = []
         self._pending, self._keys = [], {}
         self.terms.clear()
@@ -162,6 +166,8 @@ class Guard:
         values["nonfinite_losses"] = self.counts[LOSS]
         if self.spikes is not None:
             values["spikes"] = self.counts[SPIKE]
+        if self.config.rollback:
+            values["rollbacks"] = self.rollbacks
         return {name: float(value) for name, value in values.items()}
 
     @staticmethod

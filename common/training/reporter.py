@@ -57,6 +57,15 @@ class Reporter:
         if "wandb" in config.writers:
             self.writers.append(_wandb(config.wandb_project, folder))
 
+    def rewind(self, step: int) -> None:
+        """The run goes back to a step: what was recorded behind it is superseded."""
+        if dist.is_main():
+            self.file.close()
+            _drop_after(self.path, step)
+            self.file = self.path.open("a", encoding="utf-8")
+            self.bar.n = step
+            self.bar.refresh()
+
     def advance(self) -> None:
         self.bar.update()
 

@@ -17,6 +17,7 @@ from common import dist
 from common.errors import UserError
 from common.training.checkpoint import Checkpoints, read_state
 from common.training.engine import load_engine
+from common.training.progress import Progress
 
 
 class Part(Protocol):
@@ -48,6 +49,7 @@ class TrainingState:
     Args:
         engines: DeepSpeed engines, each with its weights, optimizer and schedule.
         parts: what else changes.
+        progress: where the run stands.
         facts: what must not have changed on resume.
         without_frozen: the engines whose frozen parameters are not saved, since they come from elsewhere.
     """
@@ -56,20 +58,23 @@ class TrainingState:
         self,
         engines: Mapping[str, Any],
         parts: Mapping[str, Part | None],
+        progress: Progress,
         facts: Mapping[str, Fact] | None = None,
         without_frozen: Collection[str] = (),
     ) -> None:
         self.engines = {name: engine for name, engine in engines.items() if engine is not None}
         self.parts = {name: part for name, part in parts.items() if part is not None}
+        self.progress = progress
         self.facts, self.without_frozen = dict(facts or {}), without_frozen
 
-    def save(self, checkpoints: Checkpoints, step: int) -> None:
-        """`step` optimizer steps are done. All ranks call it together.
+    def save(self, checkpoints: Checkpoints) -> None:
+        """All ranks call it together.
 
         Raises:
             UserError: it could not be written.
         """
-        state: dict[str, Any] = {"step": step, "random": _random_state()}
+        step, position = self.progress.step, self.progress.position
+        state: dict[str, Any] = {"step": step, "position": position, "random": _random_state()}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         state |= {name: fact.value for name, fact in self.facts.items()}
 
@@ -82,10 +87,10 @@ class TrainingState:
                     exclude_frozen_parameters=name in self.without_frozen,
                 )
 
-        checkpoints.save(step, write, state)
+        checkpoints.save_folder(step, write, state)
 
-    def load(self, checkpoint: Path) -> int:
-        """Go back to a checkpoint, random numbers last; returns the steps that were done. All ranks call it together.
+    def load(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint, random numbers last. All ranks call it together.
 
         Raises:
             UserError: it was saved by another recipe or number of ranks, or a fact was another.
@@ -101,7 +106,20 @@ class TrainingState:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         _set_random_state(state["random"])
-        return int(state["step"])
+        self.progress.step, self.progress.position = state["step"], state["position"]
+
+    def go_back(self, checkpoints: Checkpoints) -> None:
+        """To the newest checkpoint, but for the data, which goes on from where it is. All ranks call it together.
+
+        Raises:
+            UserError: there is none, or it cannot be read.
+        """
+        newest = checkpoints.latest()
+        if newest is None:
+            raise UserError("guard.rollback: there is no checkpoint yet to go back to")
+        position = self.progress.position
+        self.load(newest)
+        self.progress.position = position
 
 
 def _random_state() -> dict[str, Any]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import tiny_generator
 import torch
+from full_disk import full_disk
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -37,17 +36,6 @@ from common.files import (
 from generation.codes import CodeFacts, write_shard
 
 ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def full_disk(room: int = 4096) -> Iterator[None]:
-    """A limit on the size of files stands for the full disk: both refuse in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def refused(write: Callable[[], object]) -> str:

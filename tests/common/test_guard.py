@@ -73,7 +73,7 @@ def test_too_large_a_share_ends_the_run() -> None:
     for step in range(1, 40):
         take(guard, engines, step, good=step % 5 != 0)  # 2 of 10 are allowed
     take(guard, engines, 40, good=False)
-    with pytest.raises(BadSteps, match="guard.max_share: 3 of the last 10 steps were bad, more than 20%"):
+    with pytest.raises(BadSteps, match=r"guard.max_share: 3 of the last 10 steps were bad, more than 20%"):
         take(guard, engines, 41, good=False)
 
 
@@ -87,7 +87,9 @@ def test_an_engine_that_took_no_step_dropped_none() -> None:
 def test_it_goes_back_once() -> None:
     guard, engines, _ = guarded(max_in_a_row=2, rollback=True)
     assert [take(guard, engines, step, good=False) for step in (1, 2)] == [False, True]
-    guard.went_back(1)
+    with guard.going_back():
+        guard.load_state_dict(guarded()[0].state_dict())
+    assert guard.line()["skipped_steps"] == 2 and guard.line()["rollbacks"] == 1
     assert not take(guard, engines, 1, good=False)
     with pytest.raises(BadSteps, match="2 bad steps in a row"):
         take(guard, engines, 2, good=False)

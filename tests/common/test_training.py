@@ -19,11 +19,12 @@ from transformers import TrainingArguments
 from common import operator_locks
 from common.errors import UserError
 from common.metrics.code_usage import CodeUsage
-from common.training.checkpoint import Checkpoints, read_state
+from common.training.checkpoint import Checkpoints
 from common.training.ema import ShardedEMA, _share_out
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import Terms
 from common.training.optim import MuonConfig, cosine_factor, parameter_groups, warmup_steps, with_muon
+from common.training.progress import Progress
 from common.training.reporter import LoggingConfig, Reporter
 from common.training.state import Fact, TrainingState
 
@@ -119,37 +120,6 @@ def test_parameters_are_shared_out_evenly() -> None:
     assert set(owner) == set(sizes) and max(loads) - min(loads) <= max(sizes.values())
 
 
-def test_checkpoints_are_rotated_and_latest_is_whole(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.latest() is None
-    for step in (1, 2, 3):
-        path = checkpoints.save(step, lambda folder: (folder / "weights").write_text("whole"), {"step": step})
-        assert checkpoints.latest() == path and read_state(path, 0)["step"] == step
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
-        "latest",
-        "step_00000002",
-        "step_00000003",
-    ]
-    with pytest.raises(UserError, match="saved by 1 ranks"):
-        read_state(path, 1)
-
-
-def test_a_failed_save_keeps_the_one_before(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    whole = checkpoints.save(1, lambda folder: None, {"step": 1})
-
-    def full_disk(folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(
-        UserError, match=r"No space left on device.*the last whole checkpoint is .*step_00000001"
-    ):
-        checkpoints.save(2, full_disk, {"step": 2})
-    assert checkpoints.latest() == whole and read_state(whole, 0)["step"] == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step_00000001"]
-
-
 class Engine:
     """What of DeepSpeed's engine a checkpoint needs; notes how it is asked."""
 
@@ -175,6 +145,7 @@ def recipe_of(tower: str, **parts: Any) -> TrainingState:
     return TrainingState(
         engines={"learns": Engine(), "frozen_part": Engine(), "absent": None},
         parts={**parts, "absent": None},
+        progress=Progress(4, step=7, position=32),
         facts={"tower": Fact(tower, check)},
         without_frozen=("frozen_part",),
     )
@@ -184,7 +155,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     part, resumed = nn.Linear(2, 2), nn.Linear(2, 2)
     state, again = recipe_of("here", part=part), recipe_of("here", part=resumed)
-    state.save(checkpoints, 7)
+    state.save(checkpoints)
     follows = torch.rand(3)
     latest = checkpoints.latest()
     assert latest is not None and sorted(path.name for path in latest.iterdir()) == [
@@ -192,7 +163,9 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         "learns",
         "state_rank00000.pt",
     ]
-    assert again.load(latest) == 7
+    again.progress.step = again.progress.position = 0
+    again.load(latest)
+    assert (again.progress.step, again.progress.position) == (7, 32)
     assert torch.equal(torch.rand(3), follows) and torch.equal(resumed.weight, part.weight)
     saved = [state.engines[name].asked[0]["exclude_frozen_parameters"] for name in ("learns", "frozen_part")]
     loaded = [again.engines[name].asked[0]["load_module_strict"] for name in ("learns", "frozen_part")]
@@ -201,7 +174,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_not_resumed_from(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    recipe_of("here").save(checkpoints, 7)
+    recipe_of("here").save(checkpoints)
     latest = checkpoints.latest()
     assert latest is not None
     with pytest.raises(UserError, match="step_00000007: trained on here, not on there"):

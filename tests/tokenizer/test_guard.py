@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pair_jobs
 import pytest
 import tiny
 import torch
@@ -115,5 +116,53 @@ def test_bad_data_is_left_out_once(
     assert [keys for _, keys in seen] == order
     assert "2 bad steps in a row" in capsys.readouterr().out
     last = records(tmp_path / "run")[-1]
-    assert (last["step"], last["skipped_steps"], last["rollbacks"]) == (6, 0, 1)
+    assert (last["step"], last["skipped_steps"], last["rollbacks"]) == (6, 2, 1)
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_loss_spike_is_not_learned_from(
+    stage: int, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    original, calls = losses.reconstruction_l2, []
+
+    def spiked(reconstruction: Tensor, pixels: Tensor) -> Tensor:
+        calls.append(1)
+        return original(reconstruction, pixels) * (1e6 if len(calls) == 4 * MICRO_STEPS + 1 else 1.0)
+
+    monkeypatch.setattr(losses, "reconstruction_l2", spiked)
+    option = ("guard.spikes={deviations: 1000.0, window: 4}", f"engine.zero_stage={stage}")
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "run", *QUIET, *option))
+    lines = records(tmp_path / "run")
+    assert [line["spikes"] for line in lines] == [0, 0, 0, 0, 1, 1]
+    assert lines[-1]["skipped_steps"] == 1 and lines[-1]["nonfinite_losses"] == 0
+    assert "step 5: dropped by generator; the loss is a spike" in capsys.readouterr().out
+
+
+REVIVING = (
+    *QUIET,
+    "steps=4",
+    "checkpoint.save_every=1",
+    "model.codebook_start.method=normal",
+    "codebook_watch={min_usage: 1.0, lines: 2, revive: true}",
+)
+
+
+def test_dead_codes_come_back_while_training(pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "whole", *REVIVING))
+    lines = records(tmp_path / "whole")
+    assert ["revived_codes" in line for line in lines] == [False, True, False, True]
+    assert lines[1]["revived_codes"] > 0 and lines[2]["usage"] > lines[1]["usage"]
+    assert "were too low for 2 lines" in capsys.readouterr().out
+    with pair_jobs.stopped(3):
+        train(tiny.tokenizer_recipe(pictures, tmp_path / "resumed", *REVIVING))
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "resumed", *REVIVING))
+    resumed, whole = weights(tmp_path / "resumed"), weights(tmp_path / "whole")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_two_ranks_revive_the_same_codes(pictures: Path, tmp_path: Path, pair: Any) -> None:
+    run = {"pictures": str(pictures), "output": str(tmp_path / "run"), "overrides": list(REVIVING)}
+    first, second = pair.run("train_tokenizer", **run)
+    assert first == second
+    assert records(tmp_path / "run")[1]["revived_codes"] > 0

@@ -117,8 +117,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     train(recipe("whole"))
     save = TrainingState.save
 
-    def save_and_stop(self: TrainingState, checkpoints: Any, step: int) -> None:
-        save(self, checkpoints, step)
+    def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
+        save(self, checkpoints)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
