@@ -8,7 +8,7 @@ killed over and over, one rank or both, at a random moment or inside a save, and
 against the run that was left alone:
 
     lost, repeated    samples that some step of the surviving history was not given, or was given beside its own, by a
-                      ledger that stands between the data and the trainer (`chaos_jobs`)
+                      ledger that stands between the data and the trainer (`killing.jobs`)
     corrupt           folders under a checkpoint's name that do not hold what their manifest says, after each kill
     unequal           files of the result that differ in a byte
 
@@ -18,224 +18,24 @@ A kill counts as inside a save where the folder that was being written is still 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from benchmarks.chaos_jobs import JOBS
-from benchmarks.forked_runs import ForkedRun, ForkServer
+from benchmarks.forked_runs import ROOT, ForkServer
+from benchmarks.killing.evidence import WORLD, Result, compare, corrupt_checkpoints, ledger_of
+from benchmarks.killing.jobs import JOBS
+from benchmarks.killing.lives import LIFE, Lives, partials, wait_for
 from common.command import described_parser, positive
 from common.errors import UserError, run_cli
 from common.files import write_json
 
-ROOT = Path(__file__).parents[1]
-WORLD = 2
-MICRO = 2  # micro-batches a step: a global batch of 4, one sample at a time on each rank
-LIFE = 300.0  # seconds until a life that neither ends nor is killed counts as hanging
 KILLS_A_RUN = 10
-TORCHRUN = (
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc-per-node",
-    str(WORLD),
-    "--max-restarts",
-    "9",
-)
-
-
-@dataclass
-class Result:
-    """What came of one run and its kills."""
-
-    job: str
-    run: str
-    launcher: str
-    kills: int = 0
-    inside_saves: int = 0
-    lives: int = 0
-    lost: int = 0
-    repeated: int = 0
-    misplaced_steps: int = 0
-    corrupt: int = 0
-    unequal: int = 0
-    told: list[str] = field(default_factory=list)
-
-
-# --- What must hold
-
-
-def history(run: Path, rank: int) -> list[list[str]]:
-    """The micro-batches that the surviving weights of a rank have learned from, in order."""
-    given: list[list[str]] = []
-    begin, fresh = 0, True
-    for line in ledger_of(run, rank).read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if "life" in entry:
-            begin, fresh = 0, True
-        elif "resumed" in entry:
-            begin = entry["resumed"]
-        else:
-            if fresh:  # what came after the step that this life went on from is undone
-                if len(given) < begin * MICRO:
-                    given += [["?"]] * (begin * MICRO - len(given))
-                del given[begin * MICRO :]
-                fresh = False
-            given.append(entry["samples"])
-    return given
-
-
-def ledger_of(run: Path, rank: int) -> Path:
-    return run.with_name(f"{run.name}_rank{rank}.jsonl")
-
-
-def compare(result: Result, run: Path, alone: Path) -> None:
-    """Samples and weights against the run that was left alone."""
-    for rank in range(WORLD):
-        found, expected = history(run, rank), history(alone, rank)
-        result.misplaced_steps += sum(one != other for one, other in zip(found, expected, strict=False))
-        given, due = (Counter(s for batch in batches for s in batch) for batches in (found, expected))
-        result.lost += (due - given).total()
-        result.repeated += (given - due).total()
-    theirs, ours = files_in(alone / "model"), files_in(run / "model")
-    result.unequal += sum(theirs.get(name) != ours.get(name) for name in theirs.keys() | ours.keys())
-
-
-def files_in(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def corrupt_checkpoints(folder: Path) -> list[str]:
-    """Those that stand there by name and are not what they say; by a reading of our own."""
-    found = []
-    for path in sorted(folder.glob("step_*")):
-        try:
-            listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
-            sound = {name: entry["sha256"] for name, entry in listed.items()} == {
-                name: digest for name, digest in files_in(path).items() if name != "manifest.json"
-            }
-        except (OSError, ValueError, KeyError) as error:
-            found.append(f"{path.name}: {error!r}")
-        else:
-            if not sound:
-                found.append(f"{path.name}: files differ from the manifest")
-    return found
-
-
-# --- What happens
-
-
-class Lives:
-    """Starts and kills the processes of one run, by forks or by torchrun."""
-
-    def __init__(self, job: str, world: Path, run: Path, server: ForkServer | None) -> None:
-        self.job, self.run, self.server, self.number = job, run, server, 0
-        self.recipe = world / f"{job}.yaml"
-        self.forked: ForkedRun | None = None
-        self.launched: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        arguments = {"job": self.job, "recipe": str(self.recipe), "output": str(self.run)}
-        if self.server is not None:
-            self.forked = self.server.start(
-                "benchmarks.chaos_jobs:run", WORLD, self.run.with_name(f"{self.run.name}_logs"), arguments,
-                {"CHAOS_LIFE": str(self.number)},
-            )  # fmt: skip
-        elif self.launched is None:
-            with self.run.with_name(f"{self.run.name}.log").open("ab") as log:
-                self.launched = subprocess.Popen(
-                    [*TORCHRUN, "-m", "benchmarks.chaos_jobs", *arguments.values()],
-                    cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-                )  # fmt: skip
-        self.number += 1
-
-    def pids(self) -> list[int]:
-        """Of this life's ranks; fewer than all where some have not begun."""
-        if self.forked is not None:
-            return self.forked.pids
-        found = []
-        for rank in range(WORLD):
-            births = [entry for entry in self._entries(rank) if entry.get("life") == self.number - 1]
-            found += [entry["pid"] for entry in births]
-        return found
-
-    def ended(self) -> bool:
-        if self.forked is not None:
-            return not any(process.is_alive() for process in self.forked.processes)
-        assert self.launched is not None
-        return self.launched.poll() is not None
-
-    def given(self) -> int:
-        """Micro-batches that rank 0 was given in this life."""
-        entries = self._entries(0)
-        births = [place for place, entry in enumerate(entries) if "life" in entry]
-        if not births or entries[births[-1]]["life"] != self.number - 1:
-            return -1
-        return sum("samples" in entry for entry in entries[births[-1] :])
-
-    def kill(self, ranks: list[int], then: float) -> None:
-        """Kill -9; the others follow, as a launcher sees to it. torchrun does that itself, and starts anew."""
-        pids = self.pids()
-        for rank in ranks:
-            if rank < len(pids):
-                with suppress(ProcessLookupError):
-                    os.kill(pids[rank], signal.SIGKILL)
-        if self.forked is not None:
-            time.sleep(then)
-            self.forked.end()
-
-    def end(self) -> None:
-        if self.forked is not None:
-            self.forked.end()
-        elif self.launched is not None and self.launched.poll() is None:
-            os.killpg(self.launched.pid, signal.SIGKILL)
-
-    def _entries(self, rank: int) -> list[dict[str, Any]]:
-        ledger = ledger_of(self.run, rank)
-        if not ledger.is_file():
-            return []
-        lines = ledger.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
-
-
-def partials(run: Path) -> set[str]:
-    with suppress(OSError):
-        return {path.name for path in (run / "checkpoints").iterdir() if path.name.startswith(".step_")}
-    return set()
-
-
-def wait_for(lives: Lives, moment: Callable[[], bool], poll: float = 0.002) -> bool:
-    """Whether the moment came before the life ended.
-
-    Raises:
-        UserError: neither did.
-    """
-    end = time.monotonic() + LIFE
-    while time.monotonic() < end:
-        if moment():
-            return True
-        if lives.ended():
-            return False
-        time.sleep(poll)
-    lives.end()
-    raise UserError(f"{lives.run}: life {lives.number} hangs; see its logs")
 
 
 def killed_once(lives: Lives, rng: random.Random) -> bool:
@@ -333,11 +133,11 @@ def main() -> None:
     out = arguments.out.resolve()
     results = []
     with ForkServer(
-        [f"{job}.train" for job in JOBS] + ["benchmarks.chaos_jobs", "deepspeed"], [ROOT / "tests"]
+        [f"{job}.train" for job in JOBS] + ["benchmarks.killing.jobs", "deepspeed"], [ROOT / "tests"]
     ) as server:
         if not (out / "world" / "generation.yaml").is_file():
             writing = server.start(
-                "benchmarks.chaos_jobs:write_world", 1, out, {"folder": str(out / "world")}
+                "benchmarks.killing.jobs:write_world", 1, out, {"folder": str(out / "world")}
             )
             if writing.wait(LIFE) != [0]:
                 raise UserError(f"{out}/rank0.log: the data could not be written")

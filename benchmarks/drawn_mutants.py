@@ -3,16 +3,16 @@
     python -m benchmarks.drawn_mutants benchmarks/drawn/first.json --out runs/drawn
     python -m benchmarks.drawn_mutants benchmarks/drawn/first.json --out runs/drawn --only generation/
 
-Lists come from `benchmarks.mutator`. `benchmarks/drawn/tests.yaml` says which tests should see a fault in which file; on a
-copy of the tree as it stands they must all pass, then each fault is planted there and they run again, in a fork of one
-process that has the large libraries imported, until one of them fails.
+Lists come from `benchmarks.mutator`. `benchmarks/drawn/tests.yaml` says which tests should see a fault in which file;
+on a copy of the tree as it stands they must all pass, then each fault is planted there and they run again, in a fork
+of one process that has the large libraries imported, until one of them fails.
 
     killed      a test failed, or nothing could be imported, or the limit ended what no longer does
     survived    all passed
     gone        the place is no longer there: the code has changed since the list was drawn
 
-Verdicts are kept in `--out`; a call goes on where the last one broke off. `benchmarks/drawn/survivors.yaml` explains those
-that survive. The exit code is 1 if one survives without a word.
+Verdicts are kept in `--out`; a call goes on where the last one broke off. `benchmarks/drawn/survivors.yaml` explains
+those that survive. The exit code is 1 if one survives without a word.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.fault_sites import Mutant
 from benchmarks.forked_tests import TOO_LONG, Outcome, import_libraries, run_forked
 from benchmarks.mutants import ROOT, copy_tree
-from benchmarks.mutator import Mutant, planted, read_list
+from benchmarks.mutator import planted, read_list
 from common.command import described_parser, positive
 from common.errors import UserError, run_cli
 

@@ -1,6 +1,6 @@
 """The runs that `benchmarks.chaos` kills: the real trainers on tiny recipes, with a ledger of what each step was given.
 
-torchrun --nproc-per-node 2 -m benchmarks.chaos_jobs JOB RECIPE RUN       as `benchmarks.chaos --torchrun` starts them
+torchrun --nproc-per-node 2 -m benchmarks.killing.jobs JOB RECIPE RUN       as `benchmarks.chaos --torchrun` starts them
 """
 
 from __future__ import annotations
