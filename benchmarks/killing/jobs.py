@@ -132,8 +132,8 @@ def write_world(folder: str) -> None:
 
 
 def _write_world(folder: Path) -> None:
-    import tiny
-    import tiny_generator
+    import tiny  # type: ignore[import-not-found]
+    import tiny_generator  # type: ignore[import-not-found]
 
     from common.config import dump_config
 
