@@ -109,6 +109,13 @@ def sum_(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def reduce_(tensor: torch.Tensor, target: int) -> torch.Tensor:
+    """Sum over ranks on rank `target`, in place; elsewhere the tensor is spent."""
+    if world() > 1:
+        torch_dist.reduce(tensor, target)
+    return tensor
+
+
 def broadcast_(tensor: torch.Tensor, source: int = 0) -> torch.Tensor:
     """The tensor of rank `source` on all ranks, in place."""
     if world() > 1:

@@ -42,6 +42,7 @@ def train(config: GenerationConfig) -> None:
 
     from common import dist
     from common.data.corrupt import CorruptCounter
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.engine import set_rates
     from common.training.guard import Guard
@@ -63,7 +64,7 @@ def train(config: GenerationConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     generator = assemble.assemble_generator(config)
@@ -85,6 +86,7 @@ def train(config: GenerationConfig) -> None:
     )
     if latest is not None:
         state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
 
     # --- The data: what is learned from, what is measured, what is looked at
@@ -123,6 +125,7 @@ def train(config: GenerationConfig) -> None:
             watch.count(**efficiency.count(batch))
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -149,9 +152,11 @@ def train(config: GenerationConfig) -> None:
             scores = held_out.evaluate(model, device)
             if scores:
                 reporter.line(step, scores, kind="evaluation")
+                best.offer(step, scores)
         if pictures and (step % config.logging.picture_every == 0 or last):
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
+    checkpoints.wait()
     leave_model(run / "model", generator)
     reporter.close(f"{run / 'model'}: the trained generator")
 

@@ -46,6 +46,7 @@ def train(config: TokenizerConfig) -> None:
     from common.data.images import to_float
     from common.data.stream import training_loader
     from common.metrics.code_usage import CodeUsage
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.ema import ShardedEMA, averaged
     from common.training.engine import set_rates
@@ -61,6 +62,7 @@ def train(config: TokenizerConfig) -> None:
     from tokenizer.codebook_watch import CodebookWatch
     from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
+    from tokenizer.from_checkpoint import note_model
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
     from tokenizer.losses import LeCam
     from tokenizer.objective import GeneratorObjective, discriminator_objective
@@ -71,7 +73,7 @@ def train(config: TokenizerConfig) -> None:
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
     model = assemble.assemble_model(config).to(device)
@@ -99,7 +101,9 @@ def train(config: TokenizerConfig) -> None:
     )
     if latest is not None:
         state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
+    note_model(run, model)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
 
     def stream() -> Iterator[Batch]:
@@ -167,6 +171,7 @@ def train(config: TokenizerConfig) -> None:
             ema.update()
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -184,8 +189,8 @@ def train(config: TokenizerConfig) -> None:
         if line_due:
             line = terms.take() | guard.line()
             if codebook is not None:
-                values, dead = codebook.line()
-                line |= values
+                used, dead = codebook.line()
+                line |= used
                 if dead is not None:
                     line["revived_codes"] = revive(
                         model.quantizer, dead, output.features.detach(), config.seed, step
@@ -208,8 +213,11 @@ def train(config: TokenizerConfig) -> None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if evaluation_due:
-                    reporter.line(step, evaluate(model, config, device, distances), kind="evaluation")
+                    scores = evaluate(model, config, device, distances)
+                    reporter.line(step, scores, kind="evaluation")
+                    best.offer(step, scores)
 
+    checkpoints.wait()
     with averaged(ema):
         leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")

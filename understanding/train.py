@@ -42,6 +42,7 @@ def train(config: UnderstandingConfig) -> None:
 
     from common import dist
     from common.data.corrupt import CorruptCounter
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.engine import deepspeed_config, set_rates
     from common.training.guard import Guard
@@ -63,7 +64,7 @@ def train(config: UnderstandingConfig) -> None:
     torch.manual_seed(config.seed)  # the same projector on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep)
+    checkpoints = Checkpoints.of(run, config.checkpoint)
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
     )
@@ -96,6 +97,7 @@ def train(config: UnderstandingConfig) -> None:
     )
     if latest is not None:
         state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
     dataset.list_unusable(skipped, config.data.max_skipped_share)
@@ -149,6 +151,7 @@ def train(config: UnderstandingConfig) -> None:
 
         progress.advance()
         reporter.advance()
+        checkpoints.poll()
         last = step == steps
         line_due = step % config.logging.log_every == 0 or last
         saving = step % config.checkpoint.save_every == 0 or last
@@ -173,8 +176,11 @@ def train(config: UnderstandingConfig) -> None:
         if step % config.logging.picture_every == 0 or last:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
         if held_out.samples and (step % config.logging.evaluate_every == 0 or last):
-            reporter.line(step, held_out.scores(side), kind="evaluation")
+            scores = held_out.scores(side)
+            reporter.line(step, scores, kind="evaluation")
+            best.offer(step, scores)
 
+    checkpoints.wait()
     leave(run / "model", run / "adapter", config, side, tower, processor)
     reporter.close(f"{run / 'model'}: the trained model")
 
