@@ -7,8 +7,9 @@ Lists come from `benchmarks.mutator`. `benchmarks/drawn/tests.yaml` says which t
 on a copy of the tree as it stands they must all pass, then each fault is planted there and they run again, in a fork
 of one process that has the large libraries imported, until one of them fails.
 
-    killed      a test failed, or nothing could be imported, or the limit ended what no longer does
+    killed      a test failed, or nothing could be imported
     survived    all passed
+    too long    the limit ended it: a fault that makes tests hang, or a machine that is busy
     gone        the place is no longer there: the code has changed since the list was drawn
 
 Verdicts are kept in `--out`; a call goes on where the last one broke off. `benchmarks/drawn/survivors.yaml` explains
@@ -48,8 +49,6 @@ def seen_by(outcome: Outcome) -> str | None:
     """The test that failed, or what else ended them; None if all passed."""
     if outcome.code == 0:
         return None
-    if outcome.code == TOO_LONG:
-        return "the limit"
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", outcome.output, re.MULTILINE)
     return failed[1] if failed else f"pytest, which ended with {outcome.code}"
 
@@ -66,6 +65,8 @@ def verdict(mutant: Mutant, tests: Sequence[str], folder: Path, limit: int) -> d
         outcome = run_forked(["-x", *tests], folder, limit)
     finally:
         file.write_text(sound, encoding="utf-8")
+    if outcome.code == TOO_LONG:
+        return {"verdict": "too long", "seconds": round(outcome.seconds)}
     by = seen_by(outcome)
     if by is None:
         return {"verdict": "survived", "seconds": round(outcome.seconds)}
@@ -121,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     mutants = [mutant for mutant in read_list(arguments.list) if mutant.file.startswith(arguments.only)]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = judged(arguments.list, mutants, arguments.out, arguments.limit, not arguments.sound)
+    found = judged(arguments.list, mutants, arguments.out, arguments.limit, not arguments.trust)
     explained = yaml.safe_load((DRAWN / "survivors.yaml").read_text(encoding="utf-8")) or {}
     counts = Counter(found[key(mutant)]["verdict"] for mutant in mutants)
     unexplained = 0
