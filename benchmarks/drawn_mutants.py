@@ -116,9 +116,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where verdicts are kept")
     parser.add_argument("--only", default="", metavar="START", help="those in files whose paths begin so")
     parser.add_argument("--limit", type=positive, default=600, help="seconds for each (default: 600)")
-    parser.add_argument(
-        "--sound", action="store_true", help="take the tests' word that they pass without a fault"
-    )
+    parser.add_argument("--trust", action="store_true", help="do not run the tests without any fault first")
     arguments = parser.parse_args()
     mutants = [mutant for mutant in read_list(arguments.list) if mutant.file.startswith(arguments.only)]
     arguments.out.mkdir(parents=True, exist_ok=True)
