@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from common.training.checkpoint import Checkpoints
 from common.training.engine import deepspeed_config, start_engine
 from common.training.optim import parameter_groups
 from common.training.state import TrainingState
+from common.training.stored import background
 from evals.geneval import run as geneval
 from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
@@ -30,7 +32,9 @@ from generation import picture_folder
 from generation import train as generation_train
 from generation.drawing import Drawing
 from generation.generator import Generator
+from tokenizer import assemble as tokenizer_assemble
 from tokenizer import train as tokenizer_train
+from tokenizer.codebook_start import start_from_data
 from understanding import assemble
 from understanding import train as understanding_train
 from understanding.export import export_model, save_adapter
@@ -193,6 +197,16 @@ def step_language_side(
     return {"losses": losses, "predicted": predicted, "built": built, "buffers": buffers}
 
 
+def start_codebook_from_data(pictures: str, overrides: list[str]) -> dict[str, Any]:
+    """What each rank's quantizer holds once the tiny recipe has started its codebook, as plain lists."""
+    config = tiny.tokenizer_recipe(Path(pictures), Path("unused"), *overrides)
+    torch.manual_seed(config.seed)
+    model = tokenizer_assemble.assemble_model(config)
+    torch.manual_seed(dist.rank())
+    start_from_data(model, config, torch.device("cpu"))
+    return {name: tensor.tolist() for name, tensor in model.quantizer.named_buffers()}
+
+
 def engine(**inputs: Any) -> list[float]:
     """`tiny_engine.go_on` on both ranks."""
     return tiny_engine.go_on(**inputs)
@@ -217,16 +231,47 @@ def give_half(checkpoints: Checkpoints, step: int) -> None:
     checkpoints.save(step, tensors, {"step": step})
 
 
-def checkpoint_that_does_not_fit(folder: str, full: int) -> str:
+def checkpoint_in_background(folder: str) -> dict[str, Any]:
+    """Rank 1 writes late; what is there before and after."""
+    if dist.is_main():
+        Path(folder).mkdir()
+    dist.barrier()
+    opened, write = threading.Event(), background.write_share
+
+    def late(*arguments: Any) -> Any:
+        assert dist.rank() == 0 or opened.wait(60)
+        return write(*arguments)
+
+    checkpoints = Checkpoints(Path(folder), keep=1, background=True)
+    with mock.patch.object(background, "write_share", late):
+        give_half(checkpoints, 5)
+        if dist.is_main():
+            assert checkpoints._writer is not None
+            assert checkpoints._writer.own_share() is not None
+        early = [path.name for path in Path(folder).iterdir() if not path.name.startswith(".")]
+        dist.sum_(torch.ones(1))  # as training goes on
+        opened.set()
+        checkpoints.poll()
+        checkpoints.wait()
+    found = checkpoints.newest()
+    assert found is not None
+    right = all(found.read(str(i)).tolist() == [float(i)] * 50 for i in range(8))
+    names = sorted(path.name for path in Path(folder).iterdir())
+    return {"early": early, "late": found.step, "right": right, "names": names}
+
+
+def checkpoint_that_does_not_fit(folder: str, full: int, background: bool = False) -> str:
     """The disk of rank `full` is full at the second save; what each rank says."""
     if dist.is_main():
         Path(folder).mkdir()
     dist.barrier()
-    checkpoints = Checkpoints(Path(folder), keep=1)
+    checkpoints = Checkpoints(Path(folder), keep=1, background=background)
     give_half(checkpoints, 1)
+    checkpoints.wait()
     try:
         with full_disk(100) if dist.rank() == full else contextlib.nullcontext():
             give_half(checkpoints, 2)
+            checkpoints.wait()
     except UserError as error:
         dist.barrier()
         return str(error)

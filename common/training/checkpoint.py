@@ -14,19 +14,17 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from common import dist
 from common.config import Count, configclass
 from common.errors import UserError
 from common.files import partial_of, remove_folder, settle_folder, start_folder, write_text, writing
+from common.training.stored.background import BackgroundWriter
 from common.training.stored.manifest import RECORD, Files, step_folder, step_of, stored_file, write_manifest
 from common.training.stored.reading import LATEST, Checkpoint, newest_whole, steps_in
-from common.training.stored.share import all_files, write_share
+from common.training.stored.share import Own, Tensors, all_files, write_share
 
 SEEN_WITHIN = 15.0
 """Seconds until a machine must see what another wrote: network disks keep lists of names for a few."""
@@ -40,11 +38,16 @@ class CheckpointConfig:
         save_every: steps between checkpoints. The last step is always saved.
         keep: how many of the newest stay.
         keep_every: checkpoints of multiples of these steps stay for good, beside the newest.
+        background: write while training goes on, as far as there is memory for a copy: 12 bytes a parameter (and 4 for
+            its average), shared out over all ranks. What has no room is written before training goes on.
+        best: a score of the held-out set; the checkpoint whose evaluation gave the best one stays, too (`best.py`).
     """
 
     save_every: Count
     keep: Count = 2
     keep_every: Count | None = None
+    background: bool = True
+    best: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_every is not None and self.keep_every % self.save_every:
@@ -56,19 +59,26 @@ class Checkpoints:
 
     Args:
         folder: `RUN/checkpoints`; RUN is there.
-        keep: how many of the newest to keep, at least 1.
-        keep_every: those of multiples of these steps are never removed.
+        keep, keep_every, background: as in `CheckpointConfig`.
 
     Attributes:
         protected: further checkpoints that are not removed; read on rank 0 after each save.
     """
 
-    def __init__(self, folder: Path, keep: int, keep_every: int | None = None) -> None:
-        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+    def __init__(
+        self, folder: Path, keep: int, keep_every: int | None = None, background: bool = False
+    ) -> None:
+        self.folder, self.keep, self.keep_every, self.background = folder, keep, keep_every, background
         self.protected: set[Path] = set()
         self._damaged: set[Path] = set()
         self._whole: Path | None = None
+        self._writer: BackgroundWriter | None = None
         self._prepared = self._there = False
+
+    @classmethod
+    def of(cls, run: Path, config: CheckpointConfig) -> Checkpoints:
+        """Those of `run`, by its recipe."""
+        return cls(run / "checkpoints", config.keep, config.keep_every, config.background)
 
     def newest(self) -> Checkpoint | None:
         """The checkpoint to go on from: the newest that is whole; None if the run has none yet.
@@ -79,6 +89,7 @@ class Checkpoints:
             UserError: there are checkpoints, and none of them is whole or of this format; or not all ranks see the
                 folder, or it cannot be written.
         """
+        self.wait()
         self._prepare()
         found = newest_whole(self.folder)
         self._there = self.folder.is_dir()
@@ -88,8 +99,8 @@ class Checkpoints:
             self._damaged = {path for path in newer if (step_of(path.name) or 0) > found.step}
         return found
 
-    def save(self, step: int, tensors: Iterable[tuple[str, Tensor | None]], record: dict[str, Any]) -> Path:
-        """Write a checkpoint; returns its folder.
+    def save(self, step: int, tensors: Tensors, record: dict[str, Any]) -> Path:
+        """Write a checkpoint, or begin to, in the background; returns its folder. The one before is waited for.
 
         Args:
             tensors: every key once, in one order on all ranks; the tensor on the one rank that is to write it, None
@@ -99,39 +110,54 @@ class Checkpoints:
         Raises:
             UserError: some rank could not write; on all ranks, and what was there before is untouched.
         """
+        self.wait()
         self._prepare()
         final = self.folder / step_folder(step)
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+        own = Own(tensors)
+
+        def publish(shares: list[Files]) -> None:
+            self._publish(final, all_files(shares, own.keys), text)
+
         try:
             dist.from_main(lambda: self._start(final))
-            shares = self._written(partial_of(final), tensors)
-            dist.from_main(lambda: self._publish(final, shares, text))
+            if self.background:
+                given = publish if dist.is_main() else None
+                self._writer = BackgroundWriter(final, dist.rank(), dist.world(), own, given)
+                return final
+            shares = _written(partial_of(final), own)
+            dist.from_main(lambda: publish(shares))
         except UserError as error:
-            if dist.is_main():
-                shutil.rmtree(partial_of(final), ignore_errors=True)
-            raise self._with_the_last(error) from error
+            raise self._given_up(final, str(error)) from error
         self._whole = final
         return final
 
-    def _written(self, partial: Path, tensors: Iterable[tuple[str, Tensor | None]]) -> list[Files]:
-        """The shares of all ranks, on disk. Each rank goes through all tensors, though it may have failed to write:
-        the others wait for it in collectives."""
-        rest, share, said = iter(tensors), {}, None
-        seen: set[str] = set()
-        try:
-            share = write_share(partial, dist.rank(), _own(rest, seen))
-        except UserError as error:
-            said = f"{error}, on rank {dist.rank()}"
-            for _ in rest:
-                pass
-        found = dist.gather_objects((share, said))
-        for _, line in found:
-            if line is not None:
-                raise UserError(line)
-        shares = [share for share, _ in found]
-        if lost := seen - {key for share in shares for file in share.values() for key in file.keys}:
-            raise UserError(f"{partial}: {min(lost)}: no rank gave it to be saved")
-        return shares
+    def poll(self) -> None:
+        """Once a step: has the checkpoint that is being written failed? Costs nothing, and is no collective.
+
+        Raises:
+            UserError: it has, on this rank; the last whole one is untouched.
+        """
+        if self._writer is not None and self._writer.error is not None:
+            raise self._given_up(self._writer.final, _said(self._writer.error)) from self._writer.error
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is one.
+
+        Raises:
+            UserError: it could not be written on some rank; on all ranks, and the last whole one is untouched.
+        """
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        share = writer.own_share()
+        found = dist.gather_objects((share, writer.error and _said(writer.error)))
+        failed = next((line for _, line in found if line is not None), None)
+        writer.finish([share for share, _ in found] if failed is None else None)
+        failed = failed or dist.gather_objects(writer.error and _said(writer.error))[0]
+        if failed is not None:
+            raise self._given_up(writer.final, failed) from writer.error
+        self._whole = writer.final
 
     def _start(self, final: Path) -> None:
         if self._there and not self.folder.is_dir():
@@ -143,10 +169,9 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
         start_folder(final)
 
-    def _publish(self, final: Path, shares: list[Files], record: str) -> None:
+    def _publish(self, final: Path, files: Files, record: str) -> None:
         """Rank 0, once all shares are on disk."""
         partial = partial_of(final)
-        files = all_files(shares)
         write_text(partial / RECORD, record)
         files[RECORD] = stored_file(partial / RECORD)
         write_manifest(partial, step_of(final.name) or 0, files)
@@ -189,19 +214,33 @@ class Checkpoints:
             token.touch()
         return token
 
-    def _with_the_last(self, error: UserError) -> UserError:
+    def _given_up(self, final: Path, said: str) -> UserError:
+        if dist.is_main():
+            shutil.rmtree(partial_of(final), ignore_errors=True)
         kept = (
             f"the last whole checkpoint is {self._whole}" if self._whole else "there is no earlier checkpoint"
         )
-        return UserError(f"{error}; {kept}")
+        return UserError(f"{said}; {kept}")
 
 
-def _own(tensors: Iterator[tuple[str, Tensor | None]], seen: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Those that this rank is to write; notes the keys of all."""
-    for key, tensor in tensors:
-        seen.add(key)
-        if tensor is not None:
-            yield key, tensor
+def _written(partial: Path, own: Own) -> list[Files]:
+    """The shares of all ranks, on disk."""
+    share: Files = {}
+    said = None
+    try:
+        share = write_share(partial, dist.rank(), own)
+    except UserError as error:
+        said = _said(error)
+        own.drain()
+    found = dist.gather_objects((share, said))
+    for _, line in found:
+        if line is not None:
+            raise UserError(line)
+    return [share for share, _ in found]
+
+
+def _said(error: BaseException) -> str:
+    return f"{error if isinstance(error, UserError) else repr(error)}, on rank {dist.rank()}"
 
 
 def _appears(path: Path) -> bool:

@@ -16,6 +16,33 @@ FILE_BYTES = 2 << 30
 """Tensors are gathered up to this size before a file is written: what a save in the foreground holds in memory."""
 
 
+Tensors = Iterable[tuple[str, Tensor | None]]
+"""Every key once, in one order on all ranks; the tensor on the rank that is to write it, None on the others."""
+
+
+class Own:
+    """This rank's share of `tensors`, which may be collectives, so that all must be gone through.
+
+    Attributes:
+        keys: of all tensors that have passed, whoever writes them.
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.keys: set[str] = set()
+        self._rest = iter(tensors)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for key, tensor in self._rest:
+            self.keys.add(key)
+            if tensor is not None:
+                yield key, tensor
+
+    def drain(self) -> None:
+        """Go through what is left: this rank writes no more, but the others wait for it."""
+        for _ in self._rest:
+            pass
+
+
 def write_share(folder: Path, rank: int, tensors: Iterable[tuple[str, Tensor]]) -> Files:
     """Write them on disk, in files of about `FILE_BYTES` at most (but one tensor is never cut); their sizes and hashes.
 
@@ -31,11 +58,11 @@ def write_share(folder: Path, rank: int, tensors: Iterable[tuple[str, Tensor]]) 
     return files
 
 
-def all_files(shares: Iterable[Files]) -> Files:
-    """The shares of all ranks together.
+def all_files(shares: Iterable[Files], expected: set[str]) -> Files:
+    """The shares of all ranks together, with the tensors of these keys.
 
     Raises:
-        UserError: a tensor was written by more than one of them.
+        UserError: a tensor was written by more than one of them, or by none.
     """
     files: Files = {}
     keys: set[str] = set()
@@ -45,6 +72,8 @@ def all_files(shares: Iterable[Files]) -> Files:
                 raise UserError(f"{name}: {min(twice)}: another rank saved it, too")
             keys |= set(file.keys)
             files[name] = file
+    if lost := expected - keys:
+        raise UserError(f"{min(lost)}: no rank gave it to be saved")
     return files
 
 
