@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.forked_runs import ROOT, ForkServer
+from common.files import write_json
 
 TESTS = ROOT / "tests"
 PATIENCE = 600.0
@@ -80,54 +83,62 @@ class Part(NamedTuple):
     weights: str
 
 
+class Workers:
+    """Processes of one process group, which carry out orders one after the other."""
+
+    def __init__(self, server: ForkServer, world: int, folder: Path) -> None:
+        self.world, self.folder, self.number = world, folder, 0
+        folder.mkdir()
+        self.run = server.start("any_world_jobs:serve", world, folder, {"orders": str(folder)})
+
+    def do(self, job: str, **inputs: object) -> list[Any]:
+        """What each rank found; ends the benchmark where one failed."""
+        write_json(self.folder / f"{self.number}.json", [job, inputs])
+        answers = [self.folder / f"{self.number}_rank{rank}.json" for rank in range(self.world)]
+        self.number += 1
+        deadline = time.monotonic() + PATIENCE
+        while not all(answer.is_file() for answer in answers):
+            if time.monotonic() > deadline or self.run.wait(0.05) != [None] * self.world:
+                raise SystemExit(
+                    "\n".join([f"{inputs}", *(self.run.said(rank)[-2000:] for rank in range(self.world))])
+                )
+        found = [json.loads(answer.read_text()) for answer in answers]
+        for rank, answer in enumerate(found):
+            if "failed" in answer:
+                raise SystemExit(f"{inputs}\nrank {rank}: {answer['failed']}")
+        return [answer["found"] for answer in found]
+
+
 class Runs:
-    """Parts of runs, each in processes of its own."""
+    """Parts of runs, on two ranks or on one."""
 
     def __init__(self, server: ForkServer, folder: Path) -> None:
-        self.server, self.folder = server, folder
-        self.number = 0
-        self._do("write_shelves", 1, folder=str(folder))
+        self.folder = folder
+        self.workers = {world: Workers(server, world, folder / f"world_{world}") for world in (1, 2)}
+        self.workers[1].do("write_shelves", folder=str(folder))
 
     def part(self, case: Case, run: Path, world: int, stop_after: int | None = None) -> Part:
         # As many samples meet in a forward pass of all processes.
         fields = ["checkpoint.save_every=2", f"batch.micro_size={2 // world}", *case.overrides]
-        notes = self.folder / "notes" / str(self.number)
-        notes.mkdir(parents=True)
-        self._do(
+        ranks = self.workers[world].do(
             "leg",
-            world,
             base=case.base,
             overrides=fields,
-            notes=str(notes),
             trainer=case.trainer,
             shelf=str(self.folder / case.trainer),
             output=str(run),
             stop_after=stop_after,
         )
-        ranks = [json.loads((notes / f"{rank}.json").read_text()) for rank in range(world)]
         read = Counter((step, sample) for rank in ranks for step, sample in rank["read"])
         return Part(read, ranks[0]["losses"], ranks[0]["weights"])
-
-    def _do(self, job: str, world: int, **inputs: object) -> None:
-        self.number += 1
-        run = self.server.start(
-            f"any_world_jobs:{job}", world, self.folder / "said" / str(self.number), inputs
-        )
-        codes = run.wait(PATIENCE)
-        if any(code != 0 for code in codes):
-            raise SystemExit(
-                "\n".join([f"{job}: {codes}", *(run.said(rank)[-2000:] for rank in range(world))])
-            )
 
 
 def _row(runs: Runs, case: Case, folder: Path) -> str:
     whole = runs.part(case, folder / "whole", 2)
-    equal = [runs.part(case, folder / "equal", 2, 2), runs.part(case, folder / "equal", 2)]
-    other = [
-        runs.part(case, folder / "other", 2, 2),
-        runs.part(case, folder / "other", 1, 4),
-        runs.part(case, folder / "other", 2),
-    ]
+    first = runs.part(case, folder / "other", 2, 2)
+    shutil.copytree(folder / "other", folder / "equal")
+    equal = [first, runs.part(case, folder / "equal", 2)]
+    other = [first, runs.part(case, folder / "other", 1, 4), runs.part(case, folder / "other", 2)]
     amiss = 0
     for parts in (equal, other):
         read: Counter[tuple[int, int]] = sum((part.read for part in parts), Counter())
@@ -154,6 +165,9 @@ def main() -> None:
         for number, case in enumerate(cases()):
             if wanted in f"{case.trainer} {case.engine}":
                 print(_row(runs, case, runs.folder / f"case_{number}"), flush=True)
+        for workers in runs.workers.values():
+            write_json(workers.folder / f"{workers.number}.json", [None, {}])
+            workers.run.wait(PATIENCE)
 
 
 if __name__ == "__main__":

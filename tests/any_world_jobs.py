@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,27 @@ import tiny_generator
 from ledger import losses
 
 from common import dist
+from common.files import write_json
+
+
+def serve(orders: str) -> None:
+    """Carry out `ORDERS/0.json`, `1.json`, ... as they come (each a job of this module and its inputs), until one names
+    none. Each rank answers in `ORDERS/0_rank0.json`: what it found, or how it failed."""
+    dist.start()
+    number = 0
+    while True:
+        order = Path(orders) / f"{number}.json"
+        while not order.is_file():
+            time.sleep(0.05)
+        job, inputs = json.loads(order.read_text())
+        if job is None:
+            return
+        try:
+            answer = {"found": globals()[job](**inputs)}
+        except BaseException:
+            answer = {"failed": traceback.format_exc()}
+        write_json(order.with_name(f"{number}_rank{dist.rank()}.json"), answer)
+        number += 1
 
 
 def write_shelves(folder: str) -> None:
@@ -22,8 +45,8 @@ def write_shelves(folder: str) -> None:
     tiny_generator.write_shelf(Path(folder) / "generation")
 
 
-def leg(base: str | None, overrides: list[str], notes: str, **inputs: Any) -> None:
-    """`pair_jobs.leg`; what it read, the run's losses so far and its model's digest go into the folder `notes`.
+def leg(base: str | None, overrides: list[str], **inputs: Any) -> dict[str, Any]:
+    """`pair_jobs.leg`: what it read, the run's losses so far, and a digest of its model.
 
     Args:
         base: a list of overrides in `tiny`.
@@ -33,5 +56,4 @@ def leg(base: str | None, overrides: list[str], notes: str, **inputs: Any) -> No
     run = Path(inputs["output"])
     model = sorted((run / "model").rglob("*.safetensors"))  # none yet, unless this was the last part
     weights = hashlib.sha256(b"".join(file.read_bytes() for file in model)).hexdigest()
-    found = {"read": read, "losses": losses(run), "weights": weights}
-    (Path(notes) / f"{dist.rank()}.json").write_text(json.dumps(found))
+    return {"read": read, "losses": losses(run), "weights": weights}

@@ -78,6 +78,7 @@ def stopped(after: int | None) -> Iterator[list[TrainingState]]:
     def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
         save(self, checkpoints)
         if self.progress.step == after:
+            checkpoints.wait()
             raise KeyboardInterrupt
 
     patches = {"__init__": remember, "save": save_and_stop}

@@ -59,11 +59,14 @@ def engine_tensors(engine: Any, name: str, frozen: bool = True) -> Iterator[tupl
 
 
 @torch.no_grad()
-def load_engine_tensors(engine: Any, name: str, read: Callable[[str], Tensor], frozen: bool = True) -> None:
+def load_engine_tensors(
+    engine: Any, name: str, read: Callable[[str], Tensor], frozen: bool = True, source: str = "tensors"
+) -> None:
     """Make `engine` what `engine_tensors` told of another. All ranks call it together.
 
     Args:
         read: key -> the whole tensor. A rank asks only for those that it holds something of.
+        source: where it reads, for the error.
 
     Raises:
         UserError: a tensor has another shape; or what `read` raises.
@@ -74,7 +77,8 @@ def load_engine_tensors(engine: Any, name: str, read: Callable[[str], Tensor], f
         if entry.held:
             value = read(entry.key)
             if value.shape != entry.shape:
-                raise UserError(f"{entry.key}: expected {_sides(entry.shape)}, found {_sides(value.shape)}")
+                sides = f"the recipe's is {_sides(entry.shape)}, the checkpoint's {_sides(value.shape)}"
+                raise UserError(f"{source}: {entry.key}: {sides}")
             entry.write(value.flatten())
     layout.settle()
 

@@ -121,7 +121,8 @@ class TrainingState:
         for name, fact in self.facts.items():
             fact.check(record["facts"][name], str(checkpoint.path))
         for name, engine in self.engines.items():
-            load_engine_tensors(engine, name, checkpoint.read, name not in self.without_frozen)
+            frozen = name not in self.without_frozen
+            load_engine_tensors(engine, name, checkpoint.read, frozen, str(checkpoint.path))
             load_engine_numbers(engine, record["engines"][name])
         for name, part in self.parts.items():
             _load_part(part, name, record["parts"][name], checkpoint)

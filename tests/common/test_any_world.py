@@ -10,7 +10,9 @@ import pair_jobs
 import pytest
 import tiny
 import tiny_generator
+import torch
 from ledger import losses
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -46,5 +48,8 @@ def test_two_ranks_then_one_then_two(case: str, pair: Any, shelves: dict[str, Pa
     parts += pair.run("leg", **there, overrides=two)
     assert sorted(chain(*parts)) == sorted(chain(*whole))
     found, expected = losses(tmp_path / "run"), losses(tmp_path / "whole")
-    assert list(found) == [1, 3, 5, 6]
+    assert set(found) >= {1, 3, 5, 6}
     assert found == pytest.approx({step: expected[step] for step in found}, rel=1e-5)
+    ends = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("run", "whole")]
+    for name, tensor in ends[1].items():  # the tokenizer's is the average
+        torch.testing.assert_close(ends[0][name], tensor, atol=5e-4, rtol=1e-3)

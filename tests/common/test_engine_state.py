@@ -82,8 +82,8 @@ def test_what_is_frozen_can_be_left_out_and_a_wrong_shape_is_told() -> None:
     assert not any("frozen" in key for key in tensors)
     load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False)
     tensors["tiny/weight/layers.0.bias"] = torch.zeros(3)
-    with pytest.raises(UserError, match=r"tiny/weight/layers\.0\.bias: expected 9, found 3"):
-        load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False)
+    with pytest.raises(UserError, match=r"there: tiny/weight/layers\.0\.bias: the recipe's is 9, the"):
+        load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False, source="there")
 
 
 def test_a_state_that_has_not_begun_is_zero_and_can_be_gone_back_to() -> None:
