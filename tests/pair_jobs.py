@@ -19,7 +19,7 @@ from poison import several as poisoned  # noqa: F401
 from common import dist
 from common.errors import UserError
 from common.training.checkpoint import Checkpoints
-from common.training.engine import deepspeed_config, start_engine
+from common.training.engine import BatchConfig, EngineConfig, deepspeed_config, start_engine
 from common.training.optim import parameter_groups
 from common.training.state import TrainingState
 from common.training.stored import background
@@ -276,3 +276,30 @@ def unshared_checkpoints(folder: str) -> str:
         except UserError as error:
             return str(error)
     raise AssertionError("nothing was said")
+
+
+def deepspeed_checkpoint(folder: str, stage: int) -> dict[str, Any]:
+    """What versions before wrote for an engine, after a step; returns its weights and buffers."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    device = dist.start()
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 3)).to(device)
+    module[1].bias.requires_grad_(False)
+    module.register_buffer("scale", torch.tensor([2.0]))
+    engine_config = EngineConfig(zero_stage=stage, precision="fp32")  # type: ignore[arg-type]
+    settings = deepspeed_config(engine_config, BatchConfig(global_size=2, micro_size=1), dist.world(), 1.0)
+    groups = parameter_groups("learned", [module], 1e-1, 0.0)
+    engine = start_engine(module, groups, lambda group: lambda step: 1.0, (0.9, 0.999), 1e-6, settings)
+    engine.backward(engine(torch.ones(1, 3)).pow(2).mean())
+    engine.step()
+    engine.save_checkpoint(str(Path(folder).parent), tag=Path(folder).name + "/net", save_latest=False)
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad and stage:
+            weights[name] = safe_get_full_fp32_param(parameter).tolist()
+        else:
+            with GatheredParameters(parameter, enabled=stage == 3):
+                weights[name] = parameter.tolist()
+    return {**weights, "scale": [2.0]}
