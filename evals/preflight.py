@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from common.errors import UserError
+from common.models.run_folder import model_of
 
 SECONDS = 5.0  # until a host that does not answer counts as absent
 
@@ -94,7 +95,7 @@ def model_with_config(source: str, how: str) -> Need:
     """A model of transformers: a folder with its config.json, or a hub id."""
     if not Path(source).is_dir() and source.count("/") == 1:
         return model(source)
-    return file(Path(source) / "config.json", "the model", how)
+    return file(model_of(Path(source)) / "config.json", "the model", how)
 
 
 def _cached(repository: str, names: Iterable[str], kind: str) -> bool | None:

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 from common.config import Architecture, Count, Number, Rate, Share, configclass, stating
 from common.data.config import DataConfig, SourceConfig
 from common.errors import UserError
+from common.peers import ProcessConfig
 from common.text import checked
+from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.guard import GuardConfig
@@ -195,11 +197,18 @@ class GenerationConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    processes: ProcessConfig = ProcessConfig()
     guard: GuardConfig = GuardConfig()
     samples: SamplesConfig
     evaluation: HeldOutConfig
 
+    @property
+    def scores(self) -> Scores:
+        """Those of its evaluations that `checkpoint.best` may name -> whether higher is better."""
+        return {"loss": False, "perplexity": False, "accuracy": True}
+
     def __post_init__(self) -> None:
+        check_best(self.checkpoint, self.logging, self.evaluation.source is not None, self.scores)
         size, patch = self.data.image_size, self.model.tokenizer.output_patch_size
         if size % patch:
             raise ValueError(

@@ -93,8 +93,9 @@ def torn_jpeg() -> bytes:
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good and bad pictures, folders and checkpoints, by name."""
     root = tmp_path_factory.mktemp("shelf")
-    for name in ("empty", "texts", "odd", "torn", "bombs"):
-        (root / name).mkdir()
+    for name in ("empty", "texts", "odd", "torn", "bombs", "running/checkpoints"):
+        (root / name).mkdir(parents=True)
+    (root / "running" / "config.yaml").write_text("steps: 6\n")
     (root / "texts" / "notes.txt").write_text("no picture")
     write_odd(root / "odd")
     (root / "torn" / "torn.jpg").write_bytes(torn_jpeg())
@@ -284,6 +285,7 @@ def test_odd_pictures_are_reconstructed(name: str, command: Callable[..., int], 
         ("gone", "odd/gray.png", ["gone: no such folder"]),
         ("empty", "odd/gray.png", ["empty/config.json"]),
         ("llama", "odd/gray.png", ["llama/config.json: model_type: expected 'vqrae', found 'llama'"]),
+        ("running", "odd/gray.png", ["running: a run that has left no model yet; `vqrae export"]),
         ("vqrae", "gone.png", ["gone.png: no such picture or folder"]),
         ("vqrae", "empty", ["empty: no images in this folder"]),
         ("vqrae", "texts", ["texts: no images in this folder"]),

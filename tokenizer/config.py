@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from common.config import Architecture, Count, Rate, Weight, configclass, stating
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
+from common.peers import ProcessConfig
+from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.guard import GuardConfig
@@ -177,11 +179,19 @@ class TokenizerConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    processes: ProcessConfig = ProcessConfig()
     guard: GuardConfig = GuardConfig()
     codebook_watch: CodebookWatchConfig = CodebookWatchConfig()
     evaluation: EvaluationConfig
 
+    @property
+    def scores(self) -> Scores:
+        """Those of its evaluations that `checkpoint.best` may name -> whether higher is better."""
+        codes = {"usage": True, "perplexity": True} if self.model.quantize else {}
+        return {"psnr": True, "ssim": True, **codes, **dict.fromkeys(self.evaluation.distances, False)}
+
     def __post_init__(self) -> None:
+        check_best(self.checkpoint, self.logging, self.evaluation.images is not None, self.scores)
         if not self.model.freeze_encoder and self.optimizer.encoder_lr is None:
             raise ValueError("optimizer.encoder_lr: expected a rate, since model.freeze_encoder is false")
         if self.loss.discriminator and self.optimizer.discriminator_lr is None:

@@ -37,6 +37,7 @@ def train(config: TokenizerConfig) -> None:
         UserError: the recipe does not fit machine or data, a loss is not finite, or nothing can be saved.
     """
     from collections.abc import Iterator
+    from contextlib import suppress
 
     import torch
 
@@ -46,6 +47,7 @@ def train(config: TokenizerConfig) -> None:
     from common.data.images import to_float
     from common.data.stream import training_loader
     from common.metrics.code_usage import CodeUsage
+    from common.training.best import Best
     from common.training.checkpoint import Checkpoints
     from common.training.ema import ShardedEMA, averaged
     from common.training.engine import set_rates
@@ -55,22 +57,25 @@ def train(config: TokenizerConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
     from tokenizer.codebook_revival import revive
     from tokenizer.codebook_start import start_from_data
     from tokenizer.codebook_watch import CodebookWatch
     from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
+    from tokenizer.from_checkpoint import note_model
     from tokenizer.held_out import evaluate, first_images, reconstruction_grid
     from tokenizer.losses import LeCam
     from tokenizer.objective import GeneratorObjective, discriminator_objective
     from tokenizer.perceptual import build_perceptual
 
     # --- The process group, the run's folder, and the models
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
@@ -99,7 +104,9 @@ def train(config: TokenizerConfig) -> None:
     )
     if latest is not None:
         state.load(latest)
+    best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
+    note_model(run, model)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
 
     def stream() -> Iterator[Batch]:
@@ -116,6 +123,7 @@ def train(config: TokenizerConfig) -> None:
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
+    stop.begin(config.steps)
     while progress.step < config.steps:
         step = progress.step + 1
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
@@ -170,7 +178,8 @@ def train(config: TokenizerConfig) -> None:
         checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
-        saving = step % config.checkpoint.save_every == 0 or last
+        stopping = stop.agreed(step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
 
         if guard.end_step(line_due, saving):
             with guard.going_back():
@@ -178,10 +187,8 @@ def train(config: TokenizerConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
-            state.save(checkpoints)
 
-        # --- What a user sees: a line, a picture, the held-out set
+        # --- A line; where too few codes are used, the others come back
         if line_due:
             line = terms.take() | guard.line()
             if codebook is not None:
@@ -201,17 +208,29 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+            state.save(checkpoints)
+
+        # --- What else a user sees: a picture, the held-out set
         picture_due = step % config.logging.picture_every == 0 or last
         evaluation_due = step % config.logging.evaluate_every == 0 or last
-        if config.evaluation.images and (picture_due or evaluation_due):
-            with averaged(ema):
+        if config.evaluation.images and (picture_due or evaluation_due) and not stopping:
+            with averaged(ema), suppress(StoppedEarly):
                 if picture_due and shown is not None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if evaluation_due:
-                    reporter.line(step, evaluate(model, config, device, distances), kind="evaluation")
+                    scores = evaluate(model, config, device, distances)
+                    reporter.line(step, scores, kind="evaluation")
+                    best.offer(step, scores)
+
+        if saving and stop.agreed():  # asked before, or since
+            break
 
     checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
+        return
     with averaged(ema):
         leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")

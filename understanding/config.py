@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from common.config import Architecture, Count, Number, Rate, Share, ShareBelowOne, configclass, stating
+from common.peers import ProcessConfig
+from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.guard import GuardConfig
@@ -202,10 +204,17 @@ class UnderstandingConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    processes: ProcessConfig = ProcessConfig()
     guard: GuardConfig = GuardConfig()
     evaluation: HeldOutConfig
 
+    @property
+    def scores(self) -> Scores:
+        """Those of its evaluations that `checkpoint.best` may name -> whether higher is better."""
+        return {"loss": False, "token_accuracy": True, "exact": True}
+
     def __post_init__(self) -> None:
+        check_best(self.checkpoint, self.logging, self.evaluation.source is not None, self.scores)
         if self.model.projector_start == "standardized" and self.engine.zero_stage == 3:
             raise ValueError(
                 "model.projector_start: standardized needs zero_stage 0, 1 or 2, as in pretraining"

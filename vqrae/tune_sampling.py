@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.command import add_batch_size, add_device, positive
 from common.errors import UserError
+from common.models.run_folder import model_of
 from generation.drawing import DTYPES, check_seed, option_error
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _report(
         return
     print(f"better than MODEL's own by {gain:.3f} +- {error:.3f}: {best.sampling}")
     if arguments.write:
-        _write(generator, Path(arguments.model), best, own, arguments)
+        _write(generator, model_of(Path(arguments.model)), best, own, arguments)
 
 
 def _print_table(trials: Sequence[Trial], own: Trial) -> None:

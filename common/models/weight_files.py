@@ -26,6 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from common.errors import UserError, refusing
+from common.models.run_folder import model_of
 
 # Configs, weights, and what a text tokenizer may consist of.
 DOWNLOADED = ("*.json", "*.safetensors", "*.bin", "*.model", "*.jinja", "merges.txt", "vocab.txt")
@@ -42,9 +43,13 @@ class StoredTensor:
 
 
 def resolve_folder(source: str, patterns: Sequence[str] = DOWNLOADED) -> Path:
-    """`source` itself if it is a folder, else the hub's snapshot of it, files of these patterns."""
+    """`source` itself if it is a folder (of a run: its model), else the hub's snapshot of it, files of these patterns.
+
+    Raises:
+        UserError: neither a folder nor to be had from the hub, or a run without a model.
+    """
     if Path(source).is_dir():
-        return Path(source)
+        return model_of(Path(source))
     if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise UserError(f"{source}: no such folder, and no hub id either (expected owner/name)")
     try:

@@ -43,12 +43,14 @@ class CheckpointConfig:
         keep_every: checkpoints of multiples of these steps stay for good, beside the newest.
         background: write while training goes on, as far as there is memory for a copy: 12 bytes a parameter (and 4 for
             its average), shared out over all ranks. What has no room is written before training goes on.
+        best: a score of the held-out set; the checkpoint whose evaluation gave the best one stays, too (`best.py`).
     """
 
     save_every: Count
     keep: Count = 2
     keep_every: Count | None = None
     background: bool = True
+    best: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_every is not None and self.keep_every % self.save_every:

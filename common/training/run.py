@@ -7,6 +7,7 @@ RUN/pictures/           grids of original | reconstruction, or samples
 RUN/tensorboard/        the same numbers for TensorBoard
 RUN/checkpoints/        to resume from (see `checkpoint`)
 RUN/model/              the result: a folder for `from_pretrained`
+RUN/exports/            the same of checkpoints in between (`vqrae export`)
 """
 
 from __future__ import annotations

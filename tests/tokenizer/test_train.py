@@ -45,7 +45,15 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def test_a_run_leaves_the_documented_layout(stage_1: Path) -> None:
     found = {path.name for path in stage_1.iterdir()}
-    assert found == {"config.yaml", "versions.json", "metrics.jsonl", "pictures", "checkpoints", "model"}
+    assert found == {
+        "config.yaml",
+        "model_config.json",
+        "versions.json",
+        "metrics.jsonl",
+        "pictures",
+        "checkpoints",
+        "model",
+    }
     assert {path.name for path in (stage_1 / "pictures").iterdir()} == {
         "step_00000003.png",
         "step_00000006.png",

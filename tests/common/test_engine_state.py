@@ -1,0 +1,107 @@
+"""What a checkpoint says of an engine: whole, bit for bit, and good for an engine of any other shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_engine
+import torch
+
+from common import dist
+from common.errors import UserError
+from common.training.engine_state import engine_tensors, load_engine_tensors, share_out
+
+pytestmark = pytest.mark.slow
+
+# All others are tried by `python -m benchmarks.any_world`, where trainers make them.
+SHAPES: dict[str, dict[str, Any]] = {
+    "copies": {"zero_stage": 0, "precision": "bf16"},
+    "flat": {"zero_stage": 1},
+    "flat offload": {"zero_stage": 2, "precision": "bf16", "offload": "cpu"},
+    "flat muon": {"zero_stage": 2, "precision": "bf16", "muon": True},
+    "partitioned": {"zero_stage": 3, "precision": "bf16"},
+    "partitioned offload": {"zero_stage": 3, "offload": "cpu"},
+}
+# Muon turns a rounded gradient into an orthogonal matrix, small values as large as great ones.
+ROUNDING = {"flat muon": 2e-2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> None:
+    dist.start()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_two_ranks_then_one_then_two(name: str, pair: Any, tmp_path: Path) -> None:
+    shape = SHAPES[name]
+    at = {number: str(tmp_path / number) for number in ("whole", "two", "same", "one", "back")}
+    whole = pair.run("engine", shape=shape, to=at["whole"], steps=6)[0]
+    two = pair.run("engine", shape=shape, to=at["two"], steps=2)[0]
+    # Bit-equal on as many ranks.
+    same = pair.run("engine", shape=shape, to=at["same"], of=at["two"], start=2, steps=6)[0]
+    assert two + same == whole
+    assert_equal(at["same"], at["whole"])
+    # On another number bit-equal as long as nobody trains, and then within rounding.
+    one = tiny_engine.go_on(shape, at["one"], 2, 4, at["two"])
+    assert_equal(at["one"] + "_loaded", at["two"])
+    back = pair.run("engine", shape=shape, to=at["back"], of=at["one"], start=4, steps=6)[0]
+    assert_equal(at["back"] + "_loaded", at["one"])
+    assert two + one + back == pytest.approx(whole, abs=ROUNDING.get(name, 2e-6))
+
+
+def test_any_stage_goes_on_from_any(tmp_path: Path) -> None:
+    start = str(tmp_path / "start")
+    tiny_engine.go_on({"zero_stage": 3}, start, steps=3)
+    held = tiny_engine.saved(start)
+    # Of all that there is, the odd ones are there, once.
+    assert {
+        "tiny/weight/embedding.weight",
+        "tiny/exp_avg_sq/unused.bias",
+        "tiny/step/layers.0.bias",
+    } < held.keys()
+    assert "tiny/weight/frozen.bias" in held and "tiny/exp_avg/frozen.bias" not in held
+    assert "tiny/weight/head.weight" not in held and "tiny/buffer/scratch" not in held
+    assert held["tiny/buffer/seen"] == 6 and held["tiny/step/layers.0.weight"] == 3
+    for number, shape in enumerate(
+        ({"zero_stage": 0}, {"zero_stage": 2, "offload": "cpu"}, {"zero_stage": 3})
+    ):
+        to = str(tmp_path / str(number))
+        tiny_engine.go_on(shape, to, 3, 3, start)
+        assert_equal(to, start)
+
+
+def test_what_is_frozen_can_be_left_out_and_a_wrong_shape_is_told() -> None:
+    engine = tiny_engine.build({"zero_stage": 1})
+    tensors = dict(engine_tensors(engine, "tiny", frozen=False))
+    assert not any("frozen" in key for key in tensors)
+    load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False)
+    tensors["tiny/weight/layers.0.bias"] = torch.zeros(3)
+    with pytest.raises(UserError, match=r"tiny/weight/layers\.0\.bias: expected 9, found 3"):
+        load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False)
+
+
+def test_a_state_that_has_not_begun_is_zero_and_can_be_gone_back_to() -> None:
+    engine = tiny_engine.build({"zero_stage": 1})
+    fresh = dict(engine_tensors(engine, "tiny"))
+    assert not fresh["tiny/exp_avg/layers.0.weight"].any() and fresh["tiny/step/layers.0.weight"] == 0
+    first = tiny_engine.train(engine, 0, 2)
+    load_engine_tensors(engine, "tiny", fresh.__getitem__)
+    engine.lr_scheduler.last_epoch = 0
+    assert all(torch.equal(tensor, fresh[key]) for key, tensor in engine_tensors(engine, "tiny"))
+    assert tiny_engine.train(engine, 0, 1) == first[:1]
+
+
+def test_parameters_are_shared_out_evenly() -> None:
+    sizes = {f"p{i}": 10 + i for i in range(20)}
+    owner = share_out(sizes, 3)
+    loads = [sum(size for name, size in sizes.items() if owner[name] == rank) for rank in range(3)]
+    assert set(owner) == set(sizes) and max(loads) - min(loads) <= max(sizes.values())
+
+
+def assert_equal(one: str, other: str) -> None:
+    left, right = tiny_engine.saved(one), tiny_engine.saved(other)
+    assert left.keys() == right.keys()
+    for key in left:
+        assert left[key].dtype == right[key].dtype and torch.equal(left[key], right[key]), key
