@@ -3,11 +3,11 @@
     python -m benchmarks.checkpoint_stall --folder DIR    # DIR: on the disk to measure; takes 15 GB there
     python -m benchmarks.checkpoint_stall --folder DIR --millions 20
 
-The state is that of AdamW in float32: weights and two moments, 12 bytes a parameter. Each way has a process of its own and saves
-three times; told are medians. `torch.save`, ours in the foreground and ours in the background save the same tensors, read
-from a mapped file, so that the copy that the background wants is the only memory that is taken. DeepSpeed's
-`save_checkpoint` and ours in the foreground save the same engine under ZeRO-1; ours gathers each tensor whole on the way.
-All files are flushed to disk in ours; neither torch nor DeepSpeed flushes.
+The state is that of AdamW in float32: weights and two moments, 12 bytes a parameter. Each way has a process of its own
+and saves three times; told are medians. `torch.save`, ours in the foreground and ours in the background save the same
+tensors, read from a mapped file, so that the copy that the background wants is all the memory that is taken.
+DeepSpeed's `save_checkpoint` and ours in the foreground save the same engine under ZeRO-1; ours gathers each tensor
+whole on the way. Ours are flushed to disk and hashed; torch and DeepSpeed do neither.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ SAVES = 3
 def main() -> None:
     parser = described_parser(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="emptied of what is measured afterwards")
-    parser.add_argument("--millions", type=positive, default=300, metavar="N", help="parameters (default: 300)")
+    parser.add_argument(
+        "--millions", type=positive, default=300, metavar="N", help="parameters (default: 300)"
+    )
     parser.add_argument("--way", choices=WAYS, help="this one alone, in this process")
     arguments = parser.parse_args()
     if arguments.way:
@@ -43,7 +45,10 @@ def main() -> None:
     for way in WAYS:
         words = ("--folder", arguments.folder, "--millions", arguments.millions, "--way", way)
         found = in_own_process("benchmarks.checkpoint_stall", *words)
-        print(f"| {way} | {found['stall']:.1f} | {found['whole']:.1f} | {found['bytes'] / 1e9:.1f}e9 |", flush=True)
+        print(
+            f"| {way} | {found['stall']:.1f} | {found['whole']:.1f} | {found['bytes'] / 1e9:.1f}e9 |",
+            flush=True,
+        )
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
@@ -62,7 +67,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             stall = time.perf_counter() - start
             wait()
             times.append((stall, time.perf_counter() - start))
-        stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "state")
+        stored = sum(
+            path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "state"
+        )
         stall, whole = (statistics.median(column) for column in zip(*times, strict=True))
         return {"stall": stall, "whole": whole, "bytes": stored}
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from common.training.engine import BatchConfig, EngineConfig, deepspeed_config, 
 from common.training.optim import parameter_groups
 from common.training.state import TrainingState
 from common.training.stored import background
+from common.training.stored.reading import newest_whole
 from evals.geneval import run as geneval
 from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
@@ -276,6 +278,21 @@ def checkpoint_damaged_between(folder: str) -> int:
         file.write_bytes(content)
     dist.barrier()
     found = Checkpoints(Path(folder), keep=2).newest()
+    assert found is not None
+    return found.step
+
+
+def stale_checkpoints(folder: str) -> int:
+    """The step that each rank goes on from, where rank 1's disk lags behind: its `latest` names the one before."""
+    own = Path(folder) / f"disk{dist.rank()}"
+    own.mkdir(parents=True)
+    checkpoints = Checkpoints(Path(folder), keep=2)
+    give_half(checkpoints, 1)
+    give_half(checkpoints, 2)
+    shutil.copytree(Path(folder) / "step_00000001", own / "step_00000001")
+    shutil.copytree(Path(folder) / "step_00000002", own / "step_00000002")
+    (own / "latest").write_text(f"step_0000000{2 - dist.rank()}\n")
+    found = newest_whole(own)
     assert found is not None
     return found.step
 

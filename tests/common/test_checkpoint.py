@@ -193,6 +193,10 @@ def test_what_one_rank_finds_damaged_both_leave_alone(pair: Pair, tmp_path: Path
     assert pair.run("checkpoint_damaged_between", folder=str(tmp_path / "a")) == [1, 1]
 
 
+def test_all_ranks_go_by_what_rank_0_reads(pair: Pair, tmp_path: Path) -> None:
+    assert pair.run("stale_checkpoints", folder=str(tmp_path / "a")) == [2, 2]
+
+
 def test_a_folder_that_not_all_ranks_see_is_refused(pair: Pair, tmp_path: Path) -> None:
     for said in pair.run("unshared_checkpoints", folder=str(tmp_path)):
         assert "rank 1 does not see what rank 0 writes there" in said and "share" in said
