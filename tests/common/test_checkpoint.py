@@ -125,6 +125,7 @@ def test_a_full_disk_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.Mo
         assert file in said and "cannot be written: " in said and "File too large" in said, said
         assert said.endswith(f"the last whole checkpoint is {whole}")
         assert names(tmp_path) == ["latest", whole.name]
+        assert (tmp_path / "latest").read_text() == f"{whole.name}\n"
         found = Checkpoints(tmp_path, keep=1).newest()
         assert found is not None and found.path == whole
     assert save(checkpoints, 2).is_dir() and names(tmp_path) == ["latest", "step_00000002"]
