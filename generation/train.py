@@ -142,7 +142,10 @@ def train(config: GenerationConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts

@@ -209,7 +209,10 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What else a user sees: a picture, the held-out set

@@ -168,7 +168,10 @@ def train(config: UnderstandingConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What a user sees: a line, a picture of answers, the held-out set
