@@ -15,6 +15,7 @@ import tiny_engine
 import tiny_generator
 import torch
 from full_disk import full_disk
+from ledger import Ledger, ledger
 from poison import several as poisoned  # noqa: F401
 
 from common import dist
@@ -82,6 +83,22 @@ def stopped(after: int | None) -> Iterator[list[TrainingState]]:
     patches = {"__init__": remember, "save": save_and_stop}
     with mock.patch.multiple(TrainingState, **patches), contextlib.suppress(KeyboardInterrupt):
         yield kept
+
+
+def leg(trainer: str, shelf: str, output: str, overrides: list[str], stop_after: int | None = None) -> Ledger:
+    """A part of a run of the tiny recipe of `tokenizer`, `understanding` or `generation`, until the checkpoint of step
+    `stop_after` is there; returns which samples this rank read."""
+    recipes = {
+        "tokenizer": (tiny.tokenizer_recipe, tokenizer_train.train),
+        "understanding": (tiny.understanding_recipe, understanding_train.train),
+        "generation": (tiny_generator.recipe, generation_train.train),
+    }
+    recipe, train = recipes[trainer]
+    quiet = ["logging.log_every=1", "logging.picture_every=1000", "logging.evaluate_every=1000"]
+    config = recipe(Path(shelf), Path(output), *quiet, *overrides)
+    with stopped(stop_after) as states, ledger(states) as read:
+        train(config)  # type: ignore[operator]
+    return read
 
 
 def digest(model: torch.nn.Module) -> str:

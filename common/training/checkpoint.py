@@ -14,11 +14,8 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from common import dist
 from common.config import Count, configclass
@@ -162,29 +159,6 @@ class Checkpoints:
             raise self._given_up(writer.final, failed) from writer.error
         self._whole = writer.final
 
-    def latest(self) -> Path | None:
-        """The folder that `latest` names; for `save_folder`."""
-        pointer = self.folder / LATEST
-        return self.folder / pointer.read_text().strip() if pointer.is_file() else None
-
-    def save_folder(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """As before this format, until `TrainingState` gives its tensors."""
-        final = self.folder / step_folder(step)
-        partial = partial_of(final)
-        if dist.is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            start_folder(final)
-        dist.barrier()
-        torch.save(state, partial / state_file(dist.rank()))
-        write(partial)
-        dist.barrier()
-        if dist.is_main():
-            settle_folder(final)
-            write_text(self.folder / LATEST, final.name + "\n")
-            self._rotate(final)
-        dist.barrier()
-        return final
-
     def _start(self, final: Path) -> None:
         if self._there and not self.folder.is_dir():
             raise UserError(f"{self.folder}: gone since the run began; nothing can be saved there")
@@ -276,12 +250,3 @@ def _appears(path: Path) -> bool:
             return False
         time.sleep(0.2)
     return True
-
-
-def state_file(rank: int) -> str:
-    return f"state_rank{rank:05d}.pt"
-
-
-def read_state(checkpoint: Path, rank: int) -> dict[str, Any]:
-    """The small state that `rank` saved by `save_folder`."""
-    return torch.load(checkpoint / state_file(rank), map_location="cpu", weights_only=True)
