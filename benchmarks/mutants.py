@@ -10,7 +10,8 @@ A mutant is a patch whose head names the item that it belongs to, the fault, and
     Test: tests/evals/test_dpg_bench.py::test_the_judge_is_opened_first
 
 All these tests are run on a copy of the working tree, where they must pass; then each patch is applied to it, and its
-own test must fail. The exit code is 1 if one is not seen, or no longer applies.
+own test must fail. The exit code is 1 if one is not seen, or no longer applies. Faults that nobody chose are drawn by
+`benchmarks.mutator` and judged by `benchmarks.drawn_mutants`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.forked_tests import TOO_LONG, import_libraries, run_forked
 from common.command import described_parser
 from common.errors import UserError, run_cli
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "benchmarks" / "mutants"
 FIELDS = ("Item", "Fault", "Test")
+LIMIT = 900.0  # seconds for one test
 FAILED = 1  # pytest's exit code where tests ran and failed; all others say that something else went wrong
 
 
@@ -77,25 +80,18 @@ def copy_tree(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def run_tests(tests: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    # The copy's own packages: the editable installation points at the tree itself.
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
 def verdict(mutant: Mutant, folder: Path) -> str:
     """`seen`, or what else happened. `folder` holds the copy, which is left as it was."""
     patch = ["git", "apply", "--whitespace=nowarn", str(mutant.path)]
     if subprocess.run(patch, cwd=folder, capture_output=True).returncode:
         return "does not apply"
     try:
-        done = run_tests([mutant.test], folder)
+        done = run_forked([mutant.test], folder, LIMIT)
     finally:
         subprocess.run([*patch, "--reverse"], cwd=folder, check=True, capture_output=True)
-    if done.returncode == FAILED:
+    if done.code in (FAILED, TOO_LONG):
         return "seen"
-    return "NOT SEEN" if done.returncode == 0 else f"no test ran (pytest ended with {done.returncode})"
+    return "NOT SEEN" if done.code == 0 else f"no test ran (pytest ended with {done.code})"
 
 
 def chosen(names: Sequence[str]) -> list[Mutant]:
@@ -122,9 +118,10 @@ def main() -> None:
         copy_tree(folder)
         # A repository of its own, so that git applies the patch there and not in one around it.
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        sound = run_tests(sorted({mutant.test for mutant in mutants}), folder)
-        if sound.returncode:
-            print(sound.stdout, file=sys.stderr)
+        import_libraries()
+        sound = run_forked(sorted({mutant.test for mutant in mutants}), folder, LIMIT + 60 * len(mutants))
+        if sound.code:
+            print(sound.output, file=sys.stderr)
             raise UserError("the tests fail without any fault, see above")
         for number, mutant in enumerate(mutants, 1):
             outcome = verdict(mutant, folder)

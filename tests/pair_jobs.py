@@ -31,7 +31,9 @@ from generation import picture_folder
 from generation import train as generation_train
 from generation.drawing import Drawing
 from generation.generator import Generator
+from tokenizer import assemble as tokenizer_assemble
 from tokenizer import train as tokenizer_train
+from tokenizer.codebook_start import start_from_data
 from understanding import assemble
 from understanding import train as understanding_train
 from understanding.export import export_model, save_adapter
@@ -176,6 +178,16 @@ def step_language_side(
         save_adapter(Path(output) / "adapter", side, config.init_from)
     buffers = {str(buffer.dtype) for buffer in side.buffers()}
     return {"losses": losses, "predicted": predicted, "built": built, "buffers": buffers}
+
+
+def start_codebook_from_data(pictures: str, overrides: list[str]) -> dict[str, Any]:
+    """What each rank's quantizer holds once the tiny recipe has started its codebook, as plain lists."""
+    config = tiny.tokenizer_recipe(Path(pictures), Path("unused"), *overrides)
+    torch.manual_seed(config.seed)
+    model = tokenizer_assemble.assemble_model(config)
+    torch.manual_seed(dist.rank())
+    start_from_data(model, config, torch.device("cpu"))
+    return {name: tensor.tolist() for name, tensor in model.quantizer.named_buffers()}
 
 
 def engine(**inputs: Any) -> list[float]:

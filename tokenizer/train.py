@@ -187,10 +187,8 @@ def train(config: TokenizerConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
-            state.save(checkpoints)
 
-        # --- What a user sees: a line, a picture, the held-out set
+        # --- A line; where too few codes are used, the others come back
         if line_due:
             line = terms.take() | guard.line()
             if codebook is not None:
@@ -210,6 +208,10 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+            state.save(checkpoints)
+
+        # --- What else a user sees: a picture, the held-out set
         picture_due = step % config.logging.picture_every == 0 or last
         evaluation_due = step % config.logging.evaluate_every == 0 or last
         if config.evaluation.images and (picture_due or evaluation_due) and not stopping:
