@@ -11,6 +11,7 @@ forked for every rank of every run (`multiprocessing`'s fork server).
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 class ForkServer:
@@ -148,6 +150,7 @@ def _run(
 ) -> None:
     """The body of one rank."""
     sys.path[:0] = folders  # the caller's path has replaced the server's
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nothing runs on when the server is gone
     os.setsid()  # as torchrun does: a signal to the group reaches a rank's loading processes too
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):

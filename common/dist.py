@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import socket
+import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_dist
 
+from common import errors
 from common.errors import UserError
 from common.operator_locks import watch_locks
+from common.peers import Peers, ProcessConfig
+
+LOST = re.compile(
+    r"gloo|NCCL|Connection (closed|reset) by peer|Connection refused|Broken pipe|Socket Timeout|Timed out waiting",
+    re.IGNORECASE,
+)
+"""What torch says in a process that has lost another one."""
+
+_peers: Peers | None = None
+_host_group: Any = None
+_failed = False
 
 Value = TypeVar("Value")
 
@@ -39,14 +54,19 @@ def start_process(requested: str) -> torch.device:
         raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
         atexit.register(_leave)
-        torch_dist.init_process_group(_backend(device))
+        limits = ProcessConfig()
+        torch_dist.init_process_group(_backend(device), timeout=_timeout(limits))
+        _meet(device, limits)
     return device
 
 
-def start() -> torch.device:
+def start(limits: ProcessConfig | None = None) -> torch.device:
     """For trainers: joins the launcher's process group, or makes a world of one. Returns this process's device.
 
     `deepspeed` and `torchrun` set the environment; plain `python` gets a world of one on a free port.
+
+    Args:
+        limits: after how long the run counts as broken; those of the first call hold for the process group.
 
     Raises:
         UserError: there are more processes than GPUs.
@@ -72,8 +92,66 @@ def start() -> torch.device:
         atexit.register(_leave)
         if local_rank == 0:
             watch_locks()
-        deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
+        limits = limits or ProcessConfig()
+        deepspeed.init_distributed(
+            _backend(device), auto_mpi_discovery=False, verbose=False, timeout=_timeout(limits)
+        )
+        _meet(device, limits)
+    elif _peers is not None and limits is not None:
+        _peers.limits = limits
     return device
+
+
+def _timeout(limits: ProcessConfig) -> timedelta:
+    return timedelta(seconds=limits.collective_timeout)
+
+
+def _meet(device: torch.device, limits: ProcessConfig) -> None:
+    """Joins what stands beside the process group: the watch over the others, and a group for numbers on the host."""
+    global _peers, _host_group
+    if world() == 1:
+        return
+    if _backend(device) != "gloo":
+        _host_group = torch_dist.new_group(backend="gloo", timeout=_timeout(limits))
+    speaks = rank() == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        _peers = Peers(rank(), world(), limits, gather_objects, speaks)
+    except ConnectionError as error:
+        if is_main():
+            lost = f"a process that hangs is found after {limits.collective_timeout:.0f} s only"
+            print(f"warning: the processes cannot watch each other ({error}); {lost}", file=sys.stderr)
+    errors.tell_peers = _tell_peers
+
+
+def _tell_peers(error: BaseException) -> bool:
+    """Whether this process is the one to tell that `error` ended it."""
+    global _failed
+    _failed = True
+    consequence = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+    return _peers is None or _peers.failed(errors.one_line(error), consequence)
+
+
+def end_all(message: str) -> None:
+    """This process ends before training has begun, since it was asked to; so do the others, whose exit code is 0."""
+    global _failed
+    _failed = True
+    if _peers is not None:
+        _peers.stopped(message)
+
+
+def at_step(step: int | None) -> None:
+    """Tells the watch that training is at a step, from where on standing still is a fault; None: no longer."""
+    if _peers is not None:
+        _peers.step = step
+
+
+def agreed_maximum(value: int) -> int:
+    """The largest `value` of all ranks. The hosts wait for each other; their devices go on with what they have."""
+    if world() == 1:
+        return value
+    told = torch.tensor(value)
+    torch_dist.all_reduce(told, torch_dist.ReduceOp.MAX, group=_host_group)
+    return int(told)
 
 
 def _backend(device: torch.device) -> str:
@@ -81,7 +159,10 @@ def _backend(device: torch.device) -> str:
 
 
 def _leave() -> None:
-    if torch_dist.is_initialized():
+    if _peers is not None:
+        _peers.close()
+    # After a failure the others are not here to take part, and it would wait for them.
+    if torch_dist.is_initialized() and not _failed:
         torch_dist.destroy_process_group()
 
 

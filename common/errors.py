@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_OTHER_FAILED = 3
+"""Exit code of a process that ended because another one failed."""
+SAME_ERROR = 3  # seconds
+STUCK = 20  # seconds after which a failed process that does not end by itself is ended
 LONGEST = 400  # characters of what a library says
 
 
@@ -63,8 +72,16 @@ def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from error
 
 
+tell_peers: Callable[[BaseException], bool] | None = None
+"""Set where there are other processes (`common/dist.py`): tells them, and says whether this one is to speak."""
+
+
 def run_cli(main: Callable[[], None]) -> None:
-    """Run `main`; a `UserError`, or too little memory, prints `error: ...` on stderr and exits with status 2.
+    """Run `main`; a `UserError`, or too little memory, prints `error: ...` on stderr and exits with status 2; Ctrl-C
+    prints a line and exits with 130.
+
+    Of several processes that fail, the first one speaks; those that only lost another one, or would say the same, are
+    quiet.
 
     What a stream cannot write (a path that is no UTF-8, any letter where the locale knows ASCII alone) is escaped:
     a line for the eye must not end what has been done.
@@ -74,14 +91,47 @@ def run_cli(main: Callable[[], None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
-    except Exception as error:
-        if not isinstance(error, UserError) and not out_of_memory(error):
-            raise
+    except KeyboardInterrupt:
         _close_progress_bars()
-        said = error if isinstance(error, UserError) else f"{MORE_MEMORY} ({one_line(error)[:LONGEST]})"
-        print(f"error: {said}", file=sys.stderr)
-        # Other ranks may wait in a collective: the launcher ends them as soon as this one exits with an error.
-        sys.exit(EXIT_BAD_INPUT)
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted", file=sys.stderr)
+        if _several():
+            _end_soon()
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        speaks = _may_speak(error)
+        _close_progress_bars()
+        if isinstance(error, UserError) or out_of_memory(error):
+            said = error if isinstance(error, UserError) else f"{MORE_MEMORY} ({one_line(error)[:LONGEST]})"
+            if speaks:
+                print(f"error: {said}", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
+        if speaks:
+            raise
+        sys.exit(EXIT_OTHER_FAILED)
+
+
+def _may_speak(error: Exception) -> bool:
+    if not _several():
+        return True
+    _end_soon()
+    if tell_peers is not None:
+        return tell_peers(error)
+    if os.environ.get("RANK", "0") != "0":
+        # Before they have met: rank 0 mostly says the same, and then the launcher ends this one.
+        time.sleep(SAME_ERROR)
+    return True
+
+
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _end_soon() -> None:
+    """A failed process may wait for others at its end, in code that is not Python's: the system ends it then."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(STUCK)
 
 
 def _close_progress_bars() -> None:

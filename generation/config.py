@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from common.config import Architecture, Count, Number, Rate, Share, configclass, stating
 from common.data.config import DataConfig, SourceConfig
 from common.errors import UserError
+from common.peers import ProcessConfig
 from common.text import checked
 from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
@@ -196,6 +197,7 @@ class GenerationConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    processes: ProcessConfig = ProcessConfig()
     guard: GuardConfig = GuardConfig()
     samples: SamplesConfig
     evaluation: HeldOutConfig

@@ -11,6 +11,7 @@ from common.data.evaluation import evaluation_loader
 from common.errors import UserError
 from common.training.engine import autocast
 from common.training.modes import evaluating
+from common.training.stop import until_stopped
 from generation.code_encoder import CodeEncoder
 from generation.config import GenerationConfig
 from generation.dataset import Batch, SequenceBuilder
@@ -51,10 +52,14 @@ class HeldOut:
     @torch.no_grad()
     def evaluate(self, model: NextCode, device: torch.device) -> dict[str, float]:
         """Mean loss, its perplexity, accuracy, and over how many images; the same on all ranks. Nothing where the
-        recipe has no held-out set."""
+        recipe has no held-out set.
+
+        Raises:
+            StoppedEarly: on all ranks, if one of them was asked to stop the run.
+        """
         totals = torch.zeros(3, dtype=torch.float64, device=device)
         with evaluating(model):
-            for batch in self.batches:
+            for batch in until_stopped(self.batches):
                 inputs = (batch[name].to(device) for name in ("input_ids", "predictors", "targets"))
                 with autocast(self.precision, device):
                     output = model(*inputs)

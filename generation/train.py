@@ -37,6 +37,7 @@ def train(config: GenerationConfig) -> None:
     """
     import math
     from collections.abc import Iterator
+    from contextlib import suppress
 
     import torch
 
@@ -51,6 +52,7 @@ def train(config: GenerationConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from generation import assemble
     from generation.code_encoder import CodeEncoder
     from generation.dataset import Batch, SequenceBuilder, training_batches
@@ -60,10 +62,11 @@ def train(config: GenerationConfig) -> None:
     from generation.training_samples import SamplePictures
 
     # --- The process group, the run's folder, and the models
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
@@ -105,6 +108,7 @@ def train(config: GenerationConfig) -> None:
         reporter.say(f"{run}: resuming from step {progress.step}")
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
+    stop.begin(config.steps)
     while progress.step < config.steps:
         step = progress.step + 1
         set_rates(engine, step - 1)
@@ -128,7 +132,8 @@ def train(config: GenerationConfig) -> None:
         checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
-        saving = step % config.checkpoint.save_every == 0 or last
+        stopping = stop.agreed(step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
 
         if guard.end_step(line_due, saving):
             with guard.going_back():
@@ -148,15 +153,22 @@ def train(config: GenerationConfig) -> None:
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
-        if step % config.logging.evaluate_every == 0 or last:
-            scores = held_out.evaluate(model, device)
-            if scores:
+        evaluation_due = step % config.logging.evaluate_every == 0 or last
+        picture_due = step % config.logging.picture_every == 0 or last
+        with suppress(StoppedEarly):
+            if evaluation_due and not stopping and (scores := held_out.evaluate(model, device)):
                 reporter.line(step, scores, kind="evaluation")
                 best.offer(step, scores)
-        if pictures and (step % config.logging.picture_every == 0 or last):
+        if pictures and picture_due and not stopping:
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
+        if saving and stop.agreed():  # asked before, or since
+            break
+
     checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
+        return
     leave_model(run / "model", generator)
     reporter.close(f"{run / 'model'}: the trained generator")
 

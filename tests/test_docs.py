@@ -220,7 +220,7 @@ def test_blocks_of_code() -> None:
 
 
 def test_quoted_errors() -> None:
-    assert not checks.check_message("error: loss term ...: not finite at step ... on rank ...")
+    assert not checks.check_message("error: step ...: not finite: ... on rank ...")
     assert not checks.check_message("error: ...: engine.zero_stage: the generator supports 0, 1 and 2 (...)")
     assert not checks.check_message(
         "error: ...: cannot be written: ..., on rank ...; the last whole checkpoint is ..."
@@ -228,4 +228,4 @@ def test_quoted_errors() -> None:
     assert checks.check_message(
         "error: ...: cannot be written: ..., on rnak ...; the last whole checkpoint is ..."
     )
-    assert checks.check_message("error: loss term ...: infinite at step ... on rank ...")
+    assert checks.check_message("error: step ...: infinite: ... on rank ...")

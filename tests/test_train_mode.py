@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import tiny
 import tiny_generator
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
+from transformers.models.siglip.modeling_siglip import SiglipMLP
 
 from common.training.guard import Guard
 from generation import train as generation
@@ -48,7 +48,8 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
 
 @contextlib.contextmanager
 def first_step(layer: type, stop: bool) -> Iterator[Counter[int]]:
-    """Calls of each layer's forward in the first step of a run, which ends there if `stop`."""
+    """Calls of each `layer` in the first step of a run, which ends there if `stop`: a part of what is
+    checkpointed, since transformers knows whose forward is not its own."""
     calls: Counter[int] = Counter()
     forward, start, end = layer.forward, Guard.start_step, Guard.end_step
     inside = []
@@ -78,9 +79,9 @@ def first_step(layer: type, stop: bool) -> Iterator[Counter[int]]:
 @pytest.mark.parametrize(
     ("job", "module", "layer", "began", "expected", "later"),
     [
-        ("tokenizer", tokenizer, SiglipEncoderLayer, [], [2, 4], tiny.STAGE_2),
-        ("generation", generation, Qwen3DecoderLayer, [], [4, 4], ()),
-        ("understanding", understanding, LlamaDecoderLayer, ["engine.zero_stage=1"], [4, 4], ()),
+        ("tokenizer", tokenizer, SiglipMLP, [], [2, 4], tiny.STAGE_2),
+        ("generation", generation, Qwen3MLP, [], [4, 4], ()),
+        ("understanding", understanding, LlamaMLP, ["engine.zero_stage=1"], [4, 4], ()),
     ],
 )
 def test_layers_are_recomputed_from_the_first_step(
@@ -96,7 +97,7 @@ def test_layers_are_recomputed_from_the_first_step(
     def counts(output: Path, *overrides: str, stop: bool = True) -> list[int]:
         with first_step(layer, stop) as calls:
             module.train(recipes[job](output, CHECKPOINTED, *began, *overrides))
-        return sorted(calls.values())
+        return sorted(count for count in calls.values() if count)  # some are only measured with
 
     short = ["epochs=1"] if job == "understanding" else ["steps=2"]
     assert counts(tmp_path / "fresh", *QUIET, *short, stop=False) == expected

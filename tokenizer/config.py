@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from common.config import Architecture, Count, Rate, Weight, configclass, stating
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
+from common.peers import ProcessConfig
 from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
@@ -178,6 +179,7 @@ class TokenizerConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    processes: ProcessConfig = ProcessConfig()
     guard: GuardConfig = GuardConfig()
     codebook_watch: CodebookWatchConfig = CodebookWatchConfig()
     evaluation: EvaluationConfig

@@ -17,6 +17,7 @@ from common.models.vqrae import VQRAE
 from common.sheets import pairs_sheet
 from common.training.engine import autocast
 from common.training.modes import evaluating
+from common.training.stop import until_stopped
 from tokenizer.config import TokenizerConfig
 from tokenizer.distances import Distances
 
@@ -29,6 +30,7 @@ def evaluate(
 
     Raises:
         UserError: the images are too few to be measured so.
+        StoppedEarly: on all ranks, if one of them was asked to stop the run.
     """
     metrics = ReconstructionMetrics(
         config.model.codebook_size,
@@ -37,7 +39,7 @@ def evaluate(
         frechet=distances.of_sets,
     )
     with evaluating(model):
-        for pixels in held_out_batches(config, device):
+        for pixels in until_stopped(held_out_batches(config, device)):
             with autocast(config.engine.precision, device):
                 output = model(pixels, quantize=config.model.quantize)
             metrics.update(pixels, output.reconstruction.float(), output.codes)

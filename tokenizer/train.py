@@ -37,6 +37,7 @@ def train(config: TokenizerConfig) -> None:
         UserError: the recipe does not fit machine or data, a loss is not finite, or nothing can be saved.
     """
     from collections.abc import Iterator
+    from contextlib import suppress
 
     import torch
 
@@ -56,6 +57,7 @@ def train(config: TokenizerConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
     from tokenizer.codebook_revival import revive
     from tokenizer.codebook_start import start_from_data
@@ -69,10 +71,11 @@ def train(config: TokenizerConfig) -> None:
     from tokenizer.perceptual import build_perceptual
 
     # --- The process group, the run's folder, and the models
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     latest = checkpoints.latest()
 
@@ -120,6 +123,7 @@ def train(config: TokenizerConfig) -> None:
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
+    stop.begin(config.steps)
     while progress.step < config.steps:
         step = progress.step + 1
         # A step counts from 1 here; the recipe's start steps count the steps already done, as in Table 7.
@@ -174,7 +178,8 @@ def train(config: TokenizerConfig) -> None:
         checkpoints.poll()
         last = step == config.steps
         line_due = step % config.logging.log_every == 0 or last
-        saving = step % config.checkpoint.save_every == 0 or last
+        stopping = stop.agreed(step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
 
         if guard.end_step(line_due, saving):
             with guard.going_back():
@@ -182,10 +187,8 @@ def train(config: TokenizerConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
-            state.save(checkpoints)
 
-        # --- What a user sees: a line, a picture, the held-out set
+        # --- A line; where too few codes are used, the others come back
         if line_due:
             line = terms.take() | guard.line()
             if codebook is not None:
@@ -205,10 +208,14 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
+        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+            state.save(checkpoints)
+
+        # --- What else a user sees: a picture, the held-out set
         picture_due = step % config.logging.picture_every == 0 or last
         evaluation_due = step % config.logging.evaluate_every == 0 or last
-        if config.evaluation.images and (picture_due or evaluation_due):
-            with averaged(ema):
+        if config.evaluation.images and (picture_due or evaluation_due) and not stopping:
+            with averaged(ema), suppress(StoppedEarly):
                 if picture_due and shown is not None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
@@ -217,7 +224,13 @@ def train(config: TokenizerConfig) -> None:
                     reporter.line(step, scores, kind="evaluation")
                     best.offer(step, scores)
 
+        if saving and stop.agreed():  # asked before, or since
+            break
+
     checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
+        return
     with averaged(ema):
         leave_model(run / "model", model)
     reporter.close(f"{run / 'model'}: the trained VQRAE")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from common.config import Architecture, Count, Number, Rate, Share, ShareBelowOne, configclass, stating
+from common.peers import ProcessConfig
 from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
@@ -203,6 +204,7 @@ class UnderstandingConfig:
     engine: EngineConfig
     logging: LoggingConfig
     checkpoint: CheckpointConfig
+    processes: ProcessConfig = ProcessConfig()
     guard: GuardConfig = GuardConfig()
     evaluation: HeldOutConfig
 

@@ -20,6 +20,7 @@ from common.models.vision_encoder import VisionEncoder
 from common.sheets import Answer, answer_sheet
 from common.training.engine import autocast
 from common.training.modes import evaluating
+from common.training.stop import until_stopped
 from understanding.assemble import assemble_dataset, read_features
 from understanding.batches import Batch, read_batch
 from understanding.config import UnderstandingConfig
@@ -54,10 +55,15 @@ class HeldOut:
 
     def scores(self, side: LanguageSide) -> dict[str, float]:
         """`loss` and `token_accuracy` over learned tokens, `exact` over answers, and how many samples were read; each
-        sample once over all ranks, the same numbers on all of them."""
+        sample once over all ranks, the same numbers on all of them.
+
+        Raises:
+            StoppedEarly: on all ranks, if one of them was asked to stop the run.
+        """
         totals = torch.zeros(6, dtype=torch.float64)  # loss, tokens, hits, answers, exact answers, samples
         rounds = -(-len(self.samples) // (self._micro_size * dist.world()))
-        for number in range(rounds):  # as many on every rank: ZeRO-3 partitions across them
+        # As many on every rank: ZeRO-3 partitions across them.
+        for number in until_stopped(range(rounds), together=True):
             first = (number * dist.world() + dist.rank()) * self._micro_size
             batch = self._read(self.samples[first : first + self._micro_size])
             loss, predicted = self._predict(side, batch)

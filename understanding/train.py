@@ -37,6 +37,7 @@ def train(config: UnderstandingConfig) -> None:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
     from collections.abc import Iterator
+    from contextlib import suppress
 
     import torch
 
@@ -51,6 +52,7 @@ def train(config: UnderstandingConfig) -> None:
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
     from common.training.state import TrainingState
+    from common.training.stop import StoppedEarly, stop_request
     from understanding import assemble
     from understanding.batches import Batch, training_batches
     from understanding.efficiency import UnderstandingEfficiency
@@ -60,10 +62,11 @@ def train(config: UnderstandingConfig) -> None:
     from understanding.skipped import SkippedList
 
     # --- The process group, the run's folder, the models and the data
-    device = dist.start()
+    device = dist.start(config.processes)
     torch.manual_seed(config.seed)  # the same projector on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
+    stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
@@ -121,6 +124,7 @@ def train(config: UnderstandingConfig) -> None:
     if latest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
 
+    stop.begin(steps)
     while progress.step < steps:
         step = progress.step + 1
         with watch.waiting():
@@ -154,7 +158,8 @@ def train(config: UnderstandingConfig) -> None:
         checkpoints.poll()
         last = step == steps
         line_due = step % config.logging.log_every == 0 or last
-        saving = step % config.checkpoint.save_every == 0 or last
+        stopping = stop.agreed(step)
+        saving = step % config.checkpoint.save_every == 0 or last or stopping
 
         if guard.end_step(line_due, saving):
             with guard.going_back():
@@ -173,14 +178,23 @@ def train(config: UnderstandingConfig) -> None:
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)
-        if step % config.logging.picture_every == 0 or last:
+        picture_due = step % config.logging.picture_every == 0 or last
+        evaluation_due = step % config.logging.evaluate_every == 0 or last
+        if picture_due and not stopping:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
-        if held_out.samples and (step % config.logging.evaluate_every == 0 or last):
-            scores = held_out.scores(side)
-            reporter.line(step, scores, kind="evaluation")
-            best.offer(step, scores)
+        with suppress(StoppedEarly):
+            if held_out.samples and evaluation_due and not stopping:
+                scores = held_out.scores(side)
+                reporter.line(step, scores, kind="evaluation")
+                best.offer(step, scores)
+
+        if saving and stop.agreed():  # asked before, or since
+            break
 
     checkpoints.wait()
+    if stop.agreed():
+        reporter.close(stop.leave(progress.step))
+        return
     leave(run / "model", run / "adapter", config, side, tower, processor)
     reporter.close(f"{run / 'model'}: the trained model")
 

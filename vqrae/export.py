@@ -123,9 +123,7 @@ def _export(arguments: argparse.Namespace, checkpoint: Checkpoint) -> None:
 
     averaged = not arguments.raw and holds_averages(checkpoint)
     if arguments.ema and not averaged:
-        raise UserError(
-            f"{checkpoint.path}: --ema: holds no moving average; its recipe has `ema: false`, or no such field"
-        )
+        raise UserError(f"{checkpoint.path}: --ema: holds no moving average; its run keeps none")
     config, export = _job(arguments, checkpoint)
     suffix = "_raw" if arguments.raw else ""
     out = arguments.out or arguments.run_folder / "exports" / f"{checkpoint.path.name}{suffix}"

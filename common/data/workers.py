@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -36,6 +37,7 @@ def in_workers(
         # Else each start of an iteration draws from the global generator, and a resumed run differs from then
         # on.
         generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_parent,
     )
     for part in loader:
         if isinstance(part, UserError):
@@ -60,6 +62,15 @@ class _Plan(Sampler[Any]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._plan())
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """A launcher signals whole groups of processes. Where the parent takes a signal as a request, its workers go on
+    until it is done; they end with it in any case."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if callable(signal.getsignal(signal.SIGUSR1)):  # inherited; torch has replaced that of SIGTERM
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(part: Part) -> Part:

@@ -25,9 +25,13 @@ def model_of(folder: Path) -> Path:
     if not is_run(folder):
         return folder
     model, newest = folder / "model", folder / "checkpoints" / "latest"
-    how = f"`vqrae export {folder}` makes one of its newest checkpoint"
     if not model.is_dir():
-        raise UserError(f"{folder}: a run that has left no model yet; {how}")
+        raise UserError(
+            f"{folder}: a run that has left no model yet; `vqrae export {folder}` makes one of its newest checkpoint"
+        )
     if newest.is_file() and newest.stat().st_mtime > model.stat().st_mtime:
-        raise UserError(f"{folder}: the run went on after it had left {model}; name that folder, or {how}")
+        raise UserError(
+            f"{folder}: the run went on after it had left {model}; name that folder, or `vqrae export {folder}` makes "
+            "one of its newest checkpoint"
+        )
     return model

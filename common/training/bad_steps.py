@@ -38,14 +38,14 @@ def told(causes: Mapping[int, set[str]], ranks: Sequence[Seen]) -> str:
     """
     every = set().union(*causes.values())
     engines = sorted(every - {LOSS, SPIKE})
-    steps = f"step{'s' if len(causes) > 1 else ''} {some(map(str, sorted(causes)))}"
-    parts = [f"{steps}: dropped by {' and '.join(engines)}" if engines else f"{steps}: bad"]
+    steps, by = some(map(str, sorted(causes))), " and ".join(engines)
+    parts = [f"step {steps}: dropped by {by}" if engines else f"step {steps}: bad"]
     if SPIKE in every:
         parts.append("the loss is a spike")
     for rank, seen in enumerate(ranks):
         if seen.terms:
             first = min(step for step, _ in seen.terms.values())
-            parts.append(f"loss {some(seen.terms)} not finite on rank {rank} (first at step {first})")
+            parts.append(f"loss {some(sorted(seen.terms))} not finite on rank {rank} (first at step {first})")
     for engine in engines if SPIKE not in every else ():
         where = [
             str(rank)

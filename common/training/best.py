@@ -77,7 +77,7 @@ class Best:
             self._keep(self._before())
 
     def offer(self, step: int, scores: Mapping[str, float]) -> None:
-        """The evaluation of the checkpoint of `step`, which has been saved.
+        """The evaluation of `step`; passed over where that was not saved, as in a row of bad steps.
 
         Raises:
             UserError: it is the best, and that cannot be written.
@@ -85,7 +85,7 @@ class Best:
         if self.score is None or not dist.is_main():
             return
         offered = Scored(step_folder(step), self.score, float(scores[self.score]))
-        if self._better(offered):
+        if (self.checkpoints.folder / offered.checkpoint).is_dir() and self._better(offered):
             write_json(self.checkpoints.folder / BEST, asdict(offered))
             self._keep(offered)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespace:
-    """`[--config FILE] [key.path=value ...] [--print-config] [--dry-run [--gpus N]]`.
+    """`[--config FILE] [key.path=value ...] [--print-config] [--dry-run [--gpus N]] [--time-limit TIME]`.
 
     Without `--config` it is the paper's first stage, so that a bare command never trains a toy.
     """
@@ -33,6 +33,11 @@ def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespac
     )
     parser.add_argument(
         "--gpus", type=int, help="ranks to plan for in a dry run (default: the launcher's, or 8)"
+    )
+    parser.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="save and end with the step after this time since the start, such as 3h50m (default: none)",
     )
     # DeepSpeed's launcher appends it; the rank itself is read from the environment.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
@@ -56,6 +61,7 @@ def run_trainer(
         UserError: the recipe is unsound, or what `plan` and `train` raise.
     """
     from common.config import dump_config, load_config
+    from common.training.stop import listening, read_duration
 
     config = load_config(kind, arguments.config, arguments.overrides)
     if arguments.print_config:
@@ -63,4 +69,6 @@ def run_trainer(
     elif arguments.dry_run:
         print(plan(config, arguments.gpus))
     else:
-        train(config)
+        limit = read_duration(arguments.time_limit) if arguments.time_limit else None
+        with listening(Path(config.output), limit):  # type: ignore[attr-defined]  # every recipe has one
+            train(config)

@@ -63,6 +63,15 @@ def test_a_resumed_run_still_knows_its_best(folder: Path) -> None:
     assert steps(folder) == [5, 7]
 
 
+def test_what_was_not_saved_is_not_the_best(folder: Path) -> None:
+    """In a row of bad steps the guard saves nothing, and evaluates all the same."""
+    checkpoints = Checkpoints(folder, keep=1)
+    best = Best(checkpoints, "psnr", SCORES)
+    save_and_offer(checkpoints, best, {1: 20.0})
+    best.offer(2, {"psnr": 30.0})
+    assert read_best(folder).checkpoint == "step_00000001"  # type: ignore[union-attr]
+
+
 def test_a_checkpoint_that_is_written_anew_is_scored_anew(folder: Path) -> None:
     """A run that went back and took another way may be worse at the same step."""
     checkpoints = Checkpoints(folder, keep=1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.models.vqrae import VQRAE
 from common.training.guard import Guard
+from common.training.optim import cosine_factor
 from tokenizer import losses
 from tokenizer.discriminator import Discriminator
 from tokenizer.train import train
@@ -154,7 +155,7 @@ def test_dead_codes_come_back_while_training(pictures: Path, tmp_path: Path, cap
     assert ["revived_codes" in line for line in lines] == [False, True, False, True]
     assert lines[1]["revived_codes"] > 0 and lines[2]["usage"] > lines[1]["usage"]
     assert "were too low for 2 lines" in capsys.readouterr().out
-    with pair_jobs.stopped(3):
+    with pair_jobs.stopped(2):  # whose line has revived some
         train(tiny.tokenizer_recipe(pictures, tmp_path / "resumed", *REVIVING))
     train(tiny.tokenizer_recipe(pictures, tmp_path / "resumed", *REVIVING))
     resumed, whole = weights(tmp_path / "resumed"), weights(tmp_path / "whole")
@@ -166,3 +167,11 @@ def test_two_ranks_revive_the_same_codes(pictures: Path, tmp_path: Path, pair: A
     first, second = pair.run("train_tokenizer", **run)
     assert first == second
     assert records(tmp_path / "run")[1]["revived_codes"] > 0
+
+
+def test_a_resumed_run_has_the_new_recipes_rates(pictures: Path, tmp_path: Path) -> None:
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "run", *QUIET, "steps=2"))
+    train(tiny.tokenizer_recipe(pictures, tmp_path / "run", *QUIET, "steps=4", "optimizer.decoder_lr=5e-4"))
+    rates = {line["step"]: line["lr_decoder"] for line in records(tmp_path / "run")}
+    expected = [5e-4 * cosine_factor(5e-4, 1e-4, 2, 4)(done) for done in (2, 3)]
+    assert [rates[3], rates[4]] == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""What the fields of a recipe do to a run, asserted where they act: seen from inside whole runs, and in what these leave."""
+"""What the fields of a recipe do to a run, asserted where they act: inside whole runs, and in what these leave."""
 
 from __future__ import annotations
 
