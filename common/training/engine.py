@@ -175,8 +175,15 @@ def load_engine(engine: Any, checkpoint: Path, tag: str, strict: bool = True) ->
     Raises:
         UserError: it is not there, or is that of another model or number of ranks.
     """
+    # What the recipe says is what runs: decay, betas and the like would come back with the optimizer's state.
+    said = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in engine.optimizer.param_groups
+    ]
     # Another model, or (a class of DeepSpeed's own) another number of ranks.
     with refusing(f"{checkpoint / tag}: cannot be resumed from"):
         path, _ = engine.load_checkpoint(str(checkpoint), tag=tag, load_module_strict=strict)
     if path is None:
         raise UserError(f"{checkpoint / tag}: not there; the checkpoint was saved by another recipe")
+    for group, values in zip(engine.optimizer.param_groups, said, strict=True):
+        group.update(values)
