@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.files import partial_of, remove_folder, settle_folder, start_folder, write_text, writing
 from common.training.stored.background import BackgroundWriter
 from common.training.stored.manifest import RECORD, Files, step_folder, step_of, stored_file, write_manifest
-from common.training.stored.reading import LATEST, Checkpoint, newest_whole, steps_in
+from common.training.stored.reading import CONVERTED, LATEST, Checkpoint, newest_whole, steps_in
 from common.training.stored.share import Own, Tensors, all_files, write_share
 
 SEEN_WITHIN = 15.0
@@ -93,6 +93,11 @@ class Checkpoints:
         self._prepare()
         found = newest_whole(self.folder)
         self._there = self.folder.is_dir()
+        if found is not None and CONVERTED in found.record:
+            raise UserError(
+                f"{found.path}: converted: holds weights and no optimizer; make a model of it with "
+                f"`vqrae export {self.folder.parent}`, and name that in init_from"
+            )
         if found is not None:
             self._whole = found.path
             newer = [path for path in steps_in(self.folder) if path.name != found.path.name]
