@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments, run_trainer
+from common.training.command import NO_OPTIONS, RunOptions, parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from generation.config import GenerationConfig
@@ -29,7 +29,7 @@ def main() -> None:
     run_trainer(arguments, GenerationConfig, plan, train)
 
 
-def train(config: GenerationConfig) -> None:
+def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
     """One run, from its latest checkpoint if it has one.
 
     Raises:
@@ -49,12 +49,15 @@ def train(config: GenerationConfig) -> None:
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.progress import Progress
+    from common.training.recipe_change import check_recipe, check_steps
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from generation import assemble
+    from generation.beginnings import begin
     from generation.code_encoder import CodeEncoder
+    from generation.config import ON_RESUME
     from generation.dataset import Batch, SequenceBuilder, training_batches
     from generation.efficiency import GenerationEfficiency
     from generation.held_out import HeldOut
@@ -63,13 +66,15 @@ def train(config: GenerationConfig) -> None:
 
     # --- The process group, the run's folder, and the models
     device = dist.start(config.processes)
-    torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
-    latest = checkpoints.latest()
+    newest = checkpoints.newest()
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices += begin(run, config)
 
+    torch.manual_seed(config.seed)  # the same weights on every rank
     generator = assemble.assemble_generator(config)
     vocabulary = generator.vocabulary
     model = NextCode(generator.model, vocabulary, config.loss_vocabulary).to(device)
@@ -87,10 +92,11 @@ def train(config: GenerationConfig) -> None:
         progress=progress,
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
-    record_run(run, config)
+    check_steps(run, "steps", config.steps, progress.step)
+    record_run(run, config, progress.step)
 
     # --- The data: what is learned from, what is measured, what is looked at
     builder = SequenceBuilder(generator.text_tokenizer, vocabulary, config.data.prompt_dropout, config.seed)
@@ -104,8 +110,10 @@ def train(config: GenerationConfig) -> None:
     pictures = SamplePictures(config, generator)
 
     reporter = Reporter(run, config.logging, config.steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
+    for notice in notices:
+        reporter.say(notice)
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
     stop.begin(config.steps)
@@ -113,7 +121,8 @@ def train(config: GenerationConfig) -> None:
         step = progress.step + 1
         set_rates(engine, step - 1)
         guard.start_step(step)
-        for _ in range(accumulation):
+        for turn in range(accumulation):
+            progress.seed_draws(config.seed, turn)
             with watch.waiting():
                 batch = next(batches)
             corrupt.add(batch["skipped"], batch["samples"])
@@ -141,7 +150,10 @@ def train(config: GenerationConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts

@@ -33,6 +33,12 @@ class Engine:
     dtypes: dict[tuple[str, bool], set[torch.dtype]] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def reentrant(self) -> set[bool]:
+        """How its layers would be computed again: False is what goes with frozen inputs and two engines."""
+        layers = [part for part in self.module.modules() if isinstance(part, GradientCheckpointingLayer)]
+        return {layer._gradient_checkpointing_func.keywords["use_reentrant"] for layer in layers}
+
     def learned(self) -> set[str]:
         return {name for name, parameter in self.module.named_parameters() if parameter.requires_grad}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments, run_trainer
+from common.training.command import NO_OPTIONS, RunOptions, parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from tokenizer.config import TokenizerConfig
@@ -30,7 +30,7 @@ def main() -> None:
     run_trainer(arguments, TokenizerConfig, plan, train)
 
 
-def train(config: TokenizerConfig) -> None:
+def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
     """One stage, from its latest checkpoint if it has one.
 
     Raises:
@@ -54,14 +54,17 @@ def train(config: TokenizerConfig) -> None:
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.progress import Progress
+    from common.training.recipe_change import check_recipe, check_steps
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
+    from tokenizer.beginnings import begin
     from tokenizer.codebook_revival import revive
     from tokenizer.codebook_start import start_from_data
     from tokenizer.codebook_watch import CodebookWatch
+    from tokenizer.config import ON_RESUME
     from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
     from tokenizer.from_checkpoint import note_model
@@ -72,19 +75,21 @@ def train(config: TokenizerConfig) -> None:
 
     # --- The process group, the run's folder, and the models
     device = dist.start(config.processes)
-    torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
-    latest = checkpoints.latest()
+    newest = checkpoints.newest()
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices += begin(run, config)
 
+    torch.manual_seed(config.seed)  # the same weights on every rank
     model = assemble.assemble_model(config).to(device)
     teacher = assemble.assemble_teacher(model, config)
     critic = assemble.assemble_discriminator(config)
     perceptual = build_perceptual(config.loss.perceptual_model, device) if config.loss.perceptual else None
     distances = build_distances(config, model, teacher, perceptual, device)
-    if latest is None and config.init_from is None:
+    if newest is None and config.init_from is None:
         start_from_data(model, config, device)
 
     # --- The engines, and what changes beside them; then back to where a former run was
@@ -102,10 +107,11 @@ def train(config: TokenizerConfig) -> None:
         parts={"lecam": lecam, "ema": ema, "corrupt": corrupt, "guard": guard, "codebook": codebook},
         progress=progress,
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
-    record_run(run, config)
+    check_steps(run, "steps", config.steps, progress.step)
+    record_run(run, config, progress.step)
     note_model(run, model)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
 
@@ -115,10 +121,10 @@ def train(config: TokenizerConfig) -> None:
 
     batches = stream()
     reporter = Reporter(run, config.logging, config.steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
-    if config.model.warning:
-        reporter.say(config.model.warning)
+    for notice in notices:
+        reporter.say(notice)
     watch = Stopwatch(device)
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
@@ -134,7 +140,8 @@ def train(config: TokenizerConfig) -> None:
             set_rates(learning, step - 1 - config.loss.first_discriminator_update)
         guard.start_step(step)
 
-        for _ in range(accumulation):
+        for turn in range(accumulation):
+            progress.seed_draws(config.seed, turn)
             with watch.waiting():
                 batch = next(batches)
             images = len(batch["key"])
@@ -208,7 +215,10 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What else a user sees: a picture, the held-out set

@@ -141,6 +141,7 @@ def test_precision_and_recomputation_are_the_recipes(precision: str, shelf: Path
     assert {parameter.dtype for parameter in seen.module.parameters()} == {weights}
     assert seen.micro_steps == 4 and len(seen.passes) == 2
     assert set(seen.passes.values()) == {8 if again else 4}, seen.passes
+    assert not again or seen.reentrant == {False}
 
 
 def test_the_tokenizer_has_a_precision_of_its_own(

@@ -68,6 +68,8 @@ def test_statistics_are_those_of_all_tokens() -> None:
     np.testing.assert_allclose(std.numpy()[:2], every.std(0)[:2], rtol=1e-5)
     assert std[2] == 1 and mean.dtype == std.dtype == torch.float32  # a constant channel is not blown up
     assert torch.equal(statistics.compute()[0], mean)  # reading changes nothing
+    elsewhere = FeatureStatistics(3, torch.device("meta"))
+    assert elsewhere.sums.device.type == elsewhere.tokens.device.type == "meta"
 
 
 def quantizer(codes: int = 8) -> SimVQ:

@@ -46,6 +46,7 @@ def test_adversarial_terms() -> None:
     assert losses.generator_loss(fake32).item() == pytest.approx(-np.mean(fake), rel=1e-5)
     accuracy = (np.mean(real > 0) + np.mean(fake < 0)) / 2
     assert losses.discriminator_accuracy(real32, fake32).item() == pytest.approx(accuracy)
+    assert losses.discriminator_accuracy(torch.zeros(4), torch.zeros(4)) == 0  # undecided is not right
 
 
 def test_terms_are_float32_whatever_comes_in() -> None:

@@ -86,6 +86,7 @@ def test_layers_are_computed_again_where_the_recipe_asks(everything: Seen, stage
             len(passes) == 2 and seen.generator.micro_steps == 6 * 2
         )  # a layer of the encoder, one of the decoder
         assert set(passes.values()) == {times * 12}, passes
+    assert everything.generator.reentrant == {False}
 
 
 def test_products_run_in_the_precision_of_the_recipe(everything: Seen, stage_1: Seen) -> None:

@@ -132,6 +132,11 @@ def test_nothing_to_see_and_nothing_to_learn_run_the_same_modules(shelf: Path) -
         assert used[case] == used["all"]
     projector = built.side.llava.model.multi_modal_projector
     assert not any(parameter.grad.any() for parameter in projector.parameters())
+    for parameter in projector.parameters():
+        parameter.data.zero_()
+    assert torch.isfinite(
+        built.side(*cases["no image, targets"])[0]
+    )  # even where there is nothing to count for nothing
 
 
 def test_placeholders_and_images_must_agree(shelf: Path) -> None:

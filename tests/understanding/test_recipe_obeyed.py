@@ -173,6 +173,7 @@ def test_layers_are_computed_again_where_the_recipe_asks(
     seen = seen_training(tuning(shelf, pretrained, tmp_path / "run", *asked))
     assert seen.micro_steps == 6 and len(seen.passes) == 2  # layers of the language model
     assert set(seen.passes.values()) == {12 if again else 6}, seen.passes
+    assert not again or seen.reentrant == {False}
 
 
 def test_adapters_are_the_recipes(shelf: Path, pretrained: Path, tmp_path: Path) -> None:
