@@ -68,7 +68,7 @@ def train(config: GenerationConfig) -> None:
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
-    latest = checkpoints.latest()
+    newest = checkpoints.newest()
 
     generator = assemble.assemble_generator(config)
     vocabulary = generator.vocabulary
@@ -87,8 +87,8 @@ def train(config: GenerationConfig) -> None:
         progress=progress,
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
 
@@ -104,7 +104,7 @@ def train(config: GenerationConfig) -> None:
     pictures = SamplePictures(config, generator)
 
     reporter = Reporter(run, config.logging, config.steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
@@ -113,7 +113,8 @@ def train(config: GenerationConfig) -> None:
         step = progress.step + 1
         set_rates(engine, step - 1)
         guard.start_step(step)
-        for _ in range(accumulation):
+        for turn in range(accumulation):
+            progress.seed_draws(config.seed, turn)
             with watch.waiting():
                 batch = next(batches)
             corrupt.add(batch["skipped"], batch["samples"])
@@ -141,7 +142,10 @@ def train(config: GenerationConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +16,17 @@ import tiny_engine
 import tiny_generator
 import torch
 from full_disk import full_disk
+from ledger import Ledger, ledger
 from poison import several as poisoned  # noqa: F401
 
 from common import dist
 from common.errors import UserError
 from common.training.checkpoint import Checkpoints
-from common.training.engine import deepspeed_config, start_engine
+from common.training.engine import BatchConfig, EngineConfig, deepspeed_config, start_engine
 from common.training.optim import parameter_groups
 from common.training.state import TrainingState
 from common.training.stored import background
+from common.training.stored.reading import newest_whole
 from evals.geneval import run as geneval
 from evals.reconstruction import run as reconstruction
 from generation import extract_codes as code_extraction
@@ -77,11 +80,28 @@ def stopped(after: int | None) -> Iterator[list[TrainingState]]:
     def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
         save(self, checkpoints)
         if self.progress.step == after:
+            checkpoints.wait()
             raise KeyboardInterrupt
 
     patches = {"__init__": remember, "save": save_and_stop}
     with mock.patch.multiple(TrainingState, **patches), contextlib.suppress(KeyboardInterrupt):
         yield kept
+
+
+def leg(trainer: str, shelf: str, output: str, overrides: list[str], stop_after: int | None = None) -> Ledger:
+    """A part of a run of the tiny recipe of `tokenizer`, `understanding` or `generation`, until the checkpoint of step
+    `stop_after` is there; returns which samples this rank read."""
+    recipes = {
+        "tokenizer": (tiny.tokenizer_recipe, tokenizer_train.train),
+        "understanding": (tiny.understanding_recipe, understanding_train.train),
+        "generation": (tiny_generator.recipe, generation_train.train),
+    }
+    recipe, train = recipes[trainer]
+    quiet = ["logging.log_every=1", "logging.picture_every=1000", "logging.evaluate_every=1000"]
+    config = recipe(Path(shelf), Path(output), *quiet, *overrides)
+    with stopped(stop_after) as states, ledger(states) as read:
+        train(config)  # type: ignore[operator]
+    return read
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -280,6 +300,21 @@ def checkpoint_damaged_between(folder: str) -> int:
     return found.step
 
 
+def stale_checkpoints(folder: str) -> int:
+    """The step that each rank goes on from, where rank 1's disk lags behind: its `latest` names the one before."""
+    own = Path(folder) / f"disk{dist.rank()}"
+    own.mkdir(parents=True)
+    checkpoints = Checkpoints(Path(folder), keep=2)
+    give_half(checkpoints, 1)
+    give_half(checkpoints, 2)
+    shutil.copytree(Path(folder) / "step_00000001", own / "step_00000001")
+    shutil.copytree(Path(folder) / "step_00000002", own / "step_00000002")
+    (own / "latest").write_text(f"step_0000000{2 - dist.rank()}\n")
+    found = newest_whole(own)
+    assert found is not None
+    return found.step
+
+
 def unshared_checkpoints(folder: str) -> str:
     """Each rank has a disk of its own under the same recipe; what each says."""
     own = Path(folder) / f"disk{dist.rank()}"
@@ -294,3 +329,30 @@ def unshared_checkpoints(folder: str) -> str:
         except UserError as error:
             return str(error)
     raise AssertionError("nothing was said")
+
+
+def deepspeed_checkpoint(folder: str, stage: int) -> dict[str, Any]:
+    """What versions before wrote for an engine, after a step; returns its weights and buffers."""
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    device = dist.start()
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 3)).to(device)
+    module[1].bias.requires_grad_(False)
+    module.register_buffer("scale", torch.tensor([2.0]))
+    engine_config = EngineConfig(zero_stage=stage, precision="fp32")  # type: ignore[arg-type]
+    settings = deepspeed_config(engine_config, BatchConfig(global_size=2, micro_size=1), dist.world(), 1.0)
+    groups = parameter_groups("learned", [module], 1e-1, 0.0)
+    engine = start_engine(module, groups, lambda group: lambda step: 1.0, (0.9, 0.999), 1e-6, settings)
+    engine.backward(engine(torch.ones(1, 3)).pow(2).mean())
+    engine.step()
+    engine.save_checkpoint(str(Path(folder).parent), tag=Path(folder).name + "/net", save_latest=False)
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad and stage:
+            weights[name] = safe_get_full_fp32_param(parameter).tolist()
+        else:
+            with GatheredParameters(parameter, enabled=stage == 3):
+                weights[name] = parameter.tolist()
+    return {**weights, "scale": [2.0]}

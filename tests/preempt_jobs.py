@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,13 @@ def train(
     at: str | None = None,
     rank: int = 0,
     signal_number: int = 15,
+    note: str | None = None,
 ) -> None:
     """A run of a trainer as its command makes it; at its end, the digest of the weights.
 
     Args:
         at: when rank `rank` gets a signal, or an error where its number is 0 (`signalled`).
+        note: a file that gets the time of that.
     """
     trainer, recipe = JOBS[job]
     config = recipe(Path(shelf), Path(output), *overrides)
@@ -54,7 +57,7 @@ def train(
         with (
             listening(Path(output)),
             mock.patch.object(TrainingState, "__init__", remember),
-            signalled(at, signal_number) if hit and at else nullcontext(),
+            signalled(at, signal_number, note) if hit and at else nullcontext(),
         ):
             trainer.train(config)
         for name, engine in kept[0].engines.items():
@@ -66,7 +69,7 @@ def train(
         atexit._run_exitfuncs()  # a forked process has no end of its own
 
 
-def signalled(at: str, number: int) -> AbstractContextManager[Any]:
+def signalled(at: str, number: int, note: str | None = None) -> AbstractContextManager[Any]:
     """This process gets a signal in the middle of a function's call, as `MODULE:NAME:CALL`, CALL counting from 1."""
     module, name, wanted = at.split(":")
     owner: Any = importlib.import_module(module)
@@ -80,6 +83,8 @@ def signalled(at: str, number: int) -> AbstractContextManager[Any]:
         nonlocal calls
         calls += 1
         if calls == int(wanted):
+            if note is not None:
+                Path(note).write_text(str(time.time()))
             if not number:
                 raise UserError("pictures: refused")
             os.kill(os.getpid(), number)

@@ -48,8 +48,10 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
 
 @contextlib.contextmanager
 def first_step(layer: type, stop: bool) -> Iterator[Counter[int]]:
-    """Calls of each `layer` in the first step of a run, which ends there if `stop`: a part of what is
-    checkpointed, since transformers knows whose forward is not its own."""
+    """Calls of each `layer` in the first step of a run, which ends there if `stop`.
+
+    It is a part of what is checkpointed: a layer whose own forward is replaced transformers does not checkpoint.
+    """
     calls: Counter[int] = Counter()
     forward, start, end = layer.forward, Guard.start_step, Guard.end_step
     inside = []

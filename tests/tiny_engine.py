@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from common import dist
 from common.data.order import dealt
-from common.training.engine import BatchConfig, EngineConfig, deepspeed_config, start_engine
+from common.training.engine import BatchConfig, EngineConfig, deepspeed_config, set_rates, start_engine
 from common.training.engine_state import (
     engine_numbers,
     engine_tensors,
@@ -71,6 +71,7 @@ def train(engine: Any, start: int, steps: int) -> list[float]:
     micro, turns = GLOBAL // 2, GLOBAL // (GLOBAL // 2) // dist.world()
     for step in range(start, steps):
         total = torch.zeros(())
+        set_rates(engine, step)
         for turn in range(turns):
             places = dealt(turn, micro, dist.rank(), dist.world(), step * GLOBAL)
             words = torch.tensor([place * 5 % WORDS for place in places], device=engine.device)

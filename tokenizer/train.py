@@ -77,14 +77,14 @@ def train(config: TokenizerConfig) -> None:
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
-    latest = checkpoints.latest()
+    newest = checkpoints.newest()
 
     model = assemble.assemble_model(config).to(device)
     teacher = assemble.assemble_teacher(model, config)
     critic = assemble.assemble_discriminator(config)
     perceptual = build_perceptual(config.loss.perceptual_model, device) if config.loss.perceptual else None
     distances = build_distances(config, model, teacher, perceptual, device)
-    if latest is None and config.init_from is None:
+    if newest is None and config.init_from is None:
         start_from_data(model, config, device)
 
     # --- The engines, and what changes beside them; then back to where a former run was
@@ -102,8 +102,8 @@ def train(config: TokenizerConfig) -> None:
         parts={"lecam": lecam, "ema": ema, "corrupt": corrupt, "guard": guard, "codebook": codebook},
         progress=progress,
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
     note_model(run, model)
@@ -115,7 +115,7 @@ def train(config: TokenizerConfig) -> None:
 
     batches = stream()
     reporter = Reporter(run, config.logging, config.steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
     if config.model.warning:
         reporter.say(config.model.warning)
@@ -134,7 +134,8 @@ def train(config: TokenizerConfig) -> None:
             set_rates(learning, step - 1 - config.loss.first_discriminator_update)
         guard.start_step(step)
 
-        for _ in range(accumulation):
+        for turn in range(accumulation):
+            progress.seed_draws(config.seed, turn)
             with watch.waiting():
                 batch = next(batches)
             images = len(batch["key"])
@@ -208,7 +209,10 @@ def train(config: TokenizerConfig) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What else a user sees: a picture, the held-out set

@@ -81,9 +81,9 @@ def train(config: UnderstandingConfig) -> None:
     held_out = HeldOut(config, tower, processor, dataset)
     efficiency = UnderstandingEfficiency(config.model, device)
 
-    # --- The engine, and what changes beside it; then back to where a former run was, its random numbers included
-    latest = checkpoints.latest()
-    if latest is None and config.init_from is None and config.model.projector_start == "standardized":
+    # --- The engine, and what changes beside it; then back to where a former run was
+    newest = checkpoints.newest()
+    if newest is None and config.init_from is None and config.model.projector_start == "standardized":
         standardize(side, tower, dataset, config.engine.precision)
     engine = assemble.start_language_side(side, config, settings, steps)
     left_out = CorruptCounter(config.data.max_skipped_share, "data.max_skipped_share", "samples")
@@ -98,8 +98,8 @@ def train(config: UnderstandingConfig) -> None:
         # A frozen language model comes from where the recipe says.
         without_frozen=("language_side",),
     )
-    if latest is not None:
-        state.load(latest)
+    if newest is not None:
+        state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
     record_run(run, config)
     skipped = SkippedList(run / "skipped.txt")
@@ -121,7 +121,7 @@ def train(config: UnderstandingConfig) -> None:
 
     batches = stream()
     reporter = Reporter(run, config.logging, steps, progress.step)
-    if latest is not None:
+    if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
 
     stop.begin(steps)
@@ -135,7 +135,8 @@ def train(config: UnderstandingConfig) -> None:
         set_rates(engine, step - 1)
         guard.start_step(step)
 
-        for batch in micro_batches:
+        for turn, batch in enumerate(micro_batches):
+            progress.seed_draws(config.seed, turn)
             features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
             loss, predicted = engine(
                 batch["input_ids"],
@@ -167,7 +168,10 @@ def train(config: UnderstandingConfig) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        if saving and (guard.healthy or last):  # in a row of bad steps the checkpoint before it is kept
+        saving = saving and (
+            guard.healthy or last or stopping
+        )  # in a row of bad steps the one before it is kept
+        if saving:
             state.save(checkpoints)
 
         # --- What a user sees: a line, a picture of answers, the held-out set

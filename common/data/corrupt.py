@@ -65,12 +65,18 @@ class CorruptCounter:
         self.check(totals)
         return int(totals[1])
 
-    def state_dict(self, totals: Tensor | None = None) -> dict[str, Any]:
-        """Plain numbers and strings. Saved once for all ranks, it takes the totals."""
-        samples, skipped = (int(number) for number in (self.counts() if totals is None else totals))
-        return {"samples": samples, "skipped": skipped, "names": list(self.names)}
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, of all ranks together, which call it together."""
+        samples, skipped, names = zip(
+            *dist.gather_objects((self._samples, self._skipped, self.names)), strict=True
+        )
+        return {
+            "samples": sum(samples),
+            "skipped": sum(skipped),
+            "names": [name for rank in names for name in rank][-KEPT_NAMES:],
+        }
 
-    def load_state_dict(self, state: dict[str, Any], rank: int = 0) -> None:
-        """Of totals saved once for all ranks, only rank 0 takes the numbers over: the sum stays right."""
-        self._samples, self._skipped = (state["samples"], state["skipped"]) if rank == 0 else (0, 0)
-        self.names = list(state["names"]) if rank == 0 else []
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Only rank 0 takes the numbers over: the sum stays right, on however many ranks."""
+        self._samples, self._skipped = (state["samples"], state["skipped"]) if dist.is_main() else (0, 0)
+        self.names = list(state["names"]) if dist.is_main() else []

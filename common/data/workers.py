@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -66,11 +68,19 @@ class _Plan(Sampler[Any]):
 
 def _leave_signals_to_parent(worker: int) -> None:
     """A launcher signals whole groups of processes. Where the parent takes a signal as a request, its workers go on
-    until it is done; they end with it in any case."""
+    until the parent itself ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if callable(signal.getsignal(signal.SIGUSR1)):  # inherited; torch has replaced that of SIGTERM
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, name="SIGTERM", daemon=True).start()
+
+
+def _obey_parent() -> None:
+    # A process that exits ends its workers by SIGTERM and waits for them: to ignore it would be for ever.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _unchanged(part: Part) -> Part:

@@ -82,7 +82,10 @@ class Best:
         Raises:
             UserError: it is the best, and that cannot be written.
         """
-        if self.score is None or not dist.is_main():
+        if self.score is None:
+            return
+        self.checkpoints.wait()  # it may be written still
+        if not dist.is_main():
             return
         offered = Scored(step_folder(step), self.score, float(scores[self.score]))
         if (self.checkpoints.folder / offered.checkpoint).is_dir() and self._better(offered):

@@ -14,11 +14,8 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from common import dist
 from common.config import Count, configclass
@@ -26,7 +23,7 @@ from common.errors import UserError
 from common.files import partial_of, remove_folder, settle_folder, start_folder, write_text, writing
 from common.training.stored.background import BackgroundWriter
 from common.training.stored.manifest import RECORD, Files, step_folder, step_of, stored_file, write_manifest
-from common.training.stored.reading import LATEST, Checkpoint, newest_whole, steps_in
+from common.training.stored.reading import CONVERTED, LATEST, Checkpoint, newest_whole, steps_in
 from common.training.stored.share import Own, Tensors, all_files, write_share
 
 SEEN_WITHIN = 15.0
@@ -96,6 +93,11 @@ class Checkpoints:
         self._prepare()
         found = newest_whole(self.folder)
         self._there = self.folder.is_dir()
+        if found is not None and CONVERTED in found.record:
+            raise UserError(
+                f"{found.path}: converted: holds weights and no optimizer; make a model of it with "
+                f"`vqrae export {self.folder.parent}`, and name that in init_from"
+            )
         if found is not None:
             self._whole = found.path
             newer = [path for path in steps_in(self.folder) if path.name != found.path.name]
@@ -161,29 +163,6 @@ class Checkpoints:
         if failed is not None:
             raise self._given_up(writer.final, failed) from writer.error
         self._whole = writer.final
-
-    def latest(self) -> Path | None:
-        """The folder that `latest` names; for `save_folder`."""
-        pointer = self.folder / LATEST
-        return self.folder / pointer.read_text().strip() if pointer.is_file() else None
-
-    def save_folder(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """As before this format, until `TrainingState` gives its tensors."""
-        final = self.folder / step_folder(step)
-        partial = partial_of(final)
-        if dist.is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            start_folder(final)
-        dist.barrier()
-        torch.save(state, partial / state_file(dist.rank()))
-        write(partial)
-        dist.barrier()
-        if dist.is_main():
-            settle_folder(final)
-            write_text(self.folder / LATEST, final.name + "\n")
-            self._rotate(final)
-        dist.barrier()
-        return final
 
     def _start(self, final: Path) -> None:
         if self._there and not self.folder.is_dir():
@@ -276,12 +255,3 @@ def _appears(path: Path) -> bool:
             return False
         time.sleep(0.2)
     return True
-
-
-def state_file(rank: int) -> str:
-    return f"state_rank{rank:05d}.pt"
-
-
-def read_state(checkpoint: Path, rank: int) -> dict[str, Any]:
-    """The small state that `rank` saved by `save_folder`."""
-    return torch.load(checkpoint / state_file(rank), map_location="cpu", weights_only=True)

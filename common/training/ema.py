@@ -7,13 +7,14 @@ are evaluated or saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from common import dist
+from common.training.engine_state import share_out
 
 MAX_DECAY = 0.999
 
@@ -24,7 +25,7 @@ class ShardedEMA:
     def __init__(self, model: nn.Module) -> None:
         self.updates = 0
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.owner = _share_out({name: p.numel() for name, p in self.parameters.items()}, dist.world())
+        self.owner = share_out({name: p.numel() for name, p in self.parameters.items()}, dist.world())
         self.shadow = {
             name: p.detach().float().clone()
             for name, p in self.parameters.items()
@@ -61,26 +62,24 @@ class ShardedEMA:
                 for name, parameter in self.parameters.items():
                     parameter.copy_(own[name])
 
-    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
-        """This rank's share."""
-        return {"updates": self.updates, "shadow": self.shadow}
+    def state_dict(self) -> dict[str, int]:
+        """What is the same on all ranks."""
+        return {"updates": self.updates}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, int]) -> None:
         self.updates = state["updates"]
-        for name, average in state["shadow"].items():
-            self.shadow[name].copy_(average)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor | None]]:
+        """Each parameter's name and its average, on the rank that keeps it; None on the others."""
+        for name in self.parameters:
+            yield name, self.shadow.get(name)
+
+    def load_tensors(self, read: Callable[[str], Tensor]) -> None:
+        """`read` gives what `tensors` gave, on however many ranks; this one takes what is its share now."""
+        for name, average in self.shadow.items():
+            average.copy_(read(name))
 
 
 def averaged(ema: ShardedEMA | None) -> AbstractContextManager[None]:
     """Inside, the model holds its moving average, if one is kept."""
     return ema.applied() if ema is not None else nullcontext()
-
-
-def _share_out(sizes: dict[str, int], ranks: int) -> dict[str, int]:
-    """Parameter -> owning rank, the largest first to whoever has least."""
-    load = [0] * ranks
-    owner = {}
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        owner[name] = load.index(min(load))
-        load[owner[name]] += sizes[name]
-    return owner

@@ -11,14 +11,13 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from common.config import Count, configclass
-from common.errors import UserError, refusing
+from common.errors import UserError
 from common.training.dropped_steps import PlainStep
 from common.training.optim import Rates
 
@@ -165,18 +164,3 @@ def _muon(groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) 
         for parameter in group["params"]:
             parameter.use_muon = group["use_muon"]
     return MuonWithAuxAdam(groups)
-
-
-def load_engine(engine: Any, checkpoint: Path, tag: str, strict: bool = True) -> None:
-    """Weights, optimizer, schedule and step count of one engine from a checkpoint's folder.
-
-    `strict=False` is for checkpoints that leave out what is frozen.
-
-    Raises:
-        UserError: it is not there, or is that of another model or number of ranks.
-    """
-    # Another model, or (a class of DeepSpeed's own) another number of ranks.
-    with refusing(f"{checkpoint / tag}: cannot be resumed from"):
-        path, _ = engine.load_checkpoint(str(checkpoint), tag=tag, load_module_strict=strict)
-    if path is None:
-        raise UserError(f"{checkpoint / tag}: not there; the checkpoint was saved by another recipe")

@@ -59,11 +59,14 @@ def engine_tensors(engine: Any, name: str, frozen: bool = True) -> Iterator[tupl
 
 
 @torch.no_grad()
-def load_engine_tensors(engine: Any, name: str, read: Callable[[str], Tensor], frozen: bool = True) -> None:
+def load_engine_tensors(
+    engine: Any, name: str, read: Callable[[str], Tensor], frozen: bool = True, source: str = "tensors"
+) -> None:
     """Make `engine` what `engine_tensors` told of another. All ranks call it together.
 
     Args:
         read: key -> the whole tensor. A rank asks only for those that it holds something of.
+        source: where it reads, for the error.
 
     Raises:
         UserError: a tensor has another shape; or what `read` raises.
@@ -74,30 +77,20 @@ def load_engine_tensors(engine: Any, name: str, read: Callable[[str], Tensor], f
         if entry.held:
             value = read(entry.key)
             if value.shape != entry.shape:
-                raise UserError(f"{entry.key}: expected {_sides(entry.shape)}, found {_sides(value.shape)}")
+                sides = f"the recipe's is {_sides(entry.shape)}, the checkpoint's {_sides(value.shape)}"
+                raise UserError(f"{source}: {entry.key}: {sides}")
             entry.write(value.flatten())
     layout.settle()
 
 
 def engine_numbers(engine: Any) -> dict[str, int]:
-    """Beside its tensors: steps that the engine took, those of them that it skipped, and where its schedule is."""
-    schedule = engine.lr_scheduler
-    place = engine.global_steps if schedule is None else schedule.last_epoch
-    return {"steps": engine.global_steps, "skipped": engine.skipped_steps, "schedule": place}
+    """Beside its tensors: the steps that the engine took, and those of them that it dropped."""
+    return {"steps": engine.global_steps, "dropped": engine.skipped_steps}
 
 
 def load_engine_numbers(engine: Any, numbers: dict[str, int]) -> None:
-    """What `engine_numbers` gave. The schedule goes on from its place at the rates of today's recipe."""
-    engine.global_steps, engine.skipped_steps = numbers["steps"], numbers["skipped"]
-    schedule = engine.lr_scheduler
-    if schedule is not None:
-        schedule.last_epoch = place = numbers["schedule"]
-        rates = [
-            peak * factor(place) for peak, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        schedule._last_lr = rates
+    """What `engine_numbers` gave."""
+    engine.global_steps, engine.skipped_steps = numbers["steps"], numbers["dropped"]
 
 
 def share_out(sizes: dict[str, int], ranks: int) -> dict[str, int]:

@@ -1,31 +1,54 @@
-"""What a checkpoint holds, the same for all trainers: engines, the small parts beside them, facts, random numbers.
+"""What a checkpoint holds, the same for all trainers: engines, the small parts beside them, facts, progress.
 
-Everything else that a step depends on follows from its number: learning rates, the order of the data, what is left
-out of it.
+All of it is the run's and none of it a rank's, so that another number of ranks can go on. What else a step depends on
+follows from its number: learning rates, the order of the data, what is left out of it, what is drawn at random.
+
+    ENGINE/weight/PARAMETER ...     tensors of an engine, see `engine_state`
+    part/NAME/...                   tensors of a part
+    record                          numbers: step, position, world; of engines, of parts; facts
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import torch
+from torch import Tensor
 
 from common import dist
 from common.errors import UserError
-from common.training.checkpoint import Checkpoints, read_state
-from common.training.engine import load_engine
+from common.training.checkpoint import Checkpoint, Checkpoints
+from common.training.engine_state import (
+    engine_numbers,
+    engine_tensors,
+    load_engine_numbers,
+    load_engine_tensors,
+)
 from common.training.progress import Progress
 
 
 class Part(Protocol):
-    """Something small that changes while training; each rank saves its own."""
+    """Something small that changes while training."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """What is the same on all ranks: numbers, strings, lists of them, tensors. May be a collective."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@runtime_checkable
+class ShardedPart(Part, Protocol):
+    """One whose tensors are shared out over the ranks."""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor | None]]:
+        """Names, the same on all ranks, and tensors: each on one rank, None on the others."""
+        ...
+
+    def load_tensors(self, read: Callable[[str], Tensor], /) -> None:
+        """Take this rank's share, however many ranks there were."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,9 +70,9 @@ class TrainingState:
     The names are those under which things stand in a checkpoint; None stands for what the recipe does not have.
 
     Args:
-        engines: DeepSpeed engines, each with its weights, optimizer and schedule.
+        engines: DeepSpeed engines, each with its weights and optimizer.
         parts: what else changes.
-        progress: where the run stands.
+        progress: where the run stands; `load` sets it.
         facts: what must not have changed on resume.
         without_frozen: the engines whose frozen parameters are not saved, since they come from elsewhere.
     """
@@ -68,45 +91,42 @@ class TrainingState:
         self.facts, self.without_frozen = dict(facts or {}), without_frozen
 
     def save(self, checkpoints: Checkpoints) -> None:
-        """All ranks call it together.
+        """All ranks call it together, between steps.
 
         Raises:
             UserError: it could not be written.
         """
-        step, position = self.progress.step, self.progress.position
-        state: dict[str, Any] = {"step": step, "position": position, "random": _random_state()}
-        state |= {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {name: fact.value for name, fact in self.facts.items()}
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        record = {
+            "step": self.progress.step,
+            "position": self.progress.position,
+            "world": dist.world(),
+            "engines": {name: engine_numbers(engine) for name, engine in self.engines.items()},
+            "parts": {name: _numbers(state) for name, state in states.items()},
+            "facts": {name: fact.value for name, fact in self.facts.items()},
+        }
+        checkpoints.save(self.progress.step, self._tensors(states), record)
 
-        def write(folder: Path) -> None:
-            for name, engine in self.engines.items():
-                engine.save_checkpoint(
-                    str(folder),
-                    tag=name,
-                    save_latest=False,
-                    exclude_frozen_parameters=name in self.without_frozen,
-                )
-
-        checkpoints.save_folder(step, write, state)
-
-    def load(self, checkpoint: Path) -> None:
-        """Go back to a checkpoint, random numbers last. All ranks call it together.
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint. All ranks call it together.
 
         Raises:
-            UserError: it was saved by another recipe or number of ranks, or a fact was another.
+            UserError: it was saved by another recipe, or a fact was another.
         """
-        state = read_state(checkpoint, dist.rank())
-        for name in (*self.facts, *self.parts):
-            if name not in state:
-                raise UserError(f"{checkpoint}: holds no {name}; it was saved by another recipe")
+        record = checkpoint.record
+        for kind, names in (("facts", self.facts), ("engines", self.engines), ("parts", self.parts)):
+            for name in names:
+                if name not in record[kind]:
+                    raise UserError(f"{checkpoint.path}: holds no {name}; it was saved by another recipe")
         for name, fact in self.facts.items():
-            fact.check(state[name], str(checkpoint))
+            fact.check(record["facts"][name], str(checkpoint.path))
         for name, engine in self.engines.items():
-            load_engine(engine, checkpoint, name, strict=name not in self.without_frozen)
+            frozen = name not in self.without_frozen
+            load_engine_tensors(engine, name, checkpoint.read, frozen, str(checkpoint.path))
+            load_engine_numbers(engine, record["engines"][name])
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        _set_random_state(state["random"])
-        self.progress.step, self.progress.position = state["step"], state["position"]
+            _load_part(part, name, record["parts"][name], checkpoint)
+        self.progress.step, self.progress.position = record["step"], record["position"]
 
     def go_back(self, checkpoints: Checkpoints) -> None:
         """To the newest checkpoint, but for the data, which goes on from where it is. All ranks call it together.
@@ -114,23 +134,39 @@ class TrainingState:
         Raises:
             UserError: there is none, or it cannot be read.
         """
-        newest = checkpoints.latest()
+        newest = checkpoints.newest()
         if newest is None:
             raise UserError("guard.rollback: there is no checkpoint yet to go back to")
         position = self.progress.position
         self.load(newest)
         self.progress.position = position
 
+    def _tensors(self, states: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Tensor | None]]:
+        """Copies of all tensors, each on the rank that is to write it."""
+        for name, engine in self.engines.items():
+            yield from engine_tensors(engine, name, name not in self.without_frozen)
+        for name, part in self.parts.items():
+            tensors: dict[str, Tensor | None] = _tensors(states[name])
+            if not dist.is_main():
+                tensors = dict.fromkeys(tensors)
+            if isinstance(part, ShardedPart):
+                tensors |= dict(part.tensors())
+            for key, tensor in tensors.items():
+                yield f"part/{name}/{key}", None if tensor is None else tensor.detach().to("cpu", copy=True)
 
-def _random_state() -> dict[str, Any]:
-    """This process's torch generators."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+
+def _load_part(part: Part, name: str, numbers: dict[str, Any], checkpoint: Checkpoint) -> None:
+    def read(key: str) -> Tensor:
+        return checkpoint.read(f"part/{name}/{key}")
+
+    part.load_state_dict({**numbers, **{key: read(key) for key in _tensors(part.state_dict())}})
+    if isinstance(part, ShardedPart):
+        part.load_tensors(read)
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def _tensors(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _numbers(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not isinstance(value, Tensor)}

@@ -34,11 +34,15 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
 
 
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize(("score", "kept"), [("psnr", 3), ("rfid", 2), (None, None)])
-def test_the_best_outlives_rotation(score: str | None, kept: int | None, folder: Path) -> None:
-    checkpoints = Checkpoints(folder, keep=2)
+def test_the_best_outlives_rotation(
+    score: str | None, kept: int | None, background: bool, folder: Path
+) -> None:
+    checkpoints = Checkpoints(folder, keep=2, background=background)
     best = Best(checkpoints, score, SCORES)
     save_and_offer(checkpoints, best, {1: 20.0, 2: 18.0, 3: 25.0, 4: 24.0, 5: 24.5, 6: float("nan")})
+    checkpoints.wait()
     assert steps(folder) == ([kept] if kept else []) + [5, 6]
     if kept:
         assert json.loads((folder / BEST).read_text()) == {

@@ -125,6 +125,7 @@ def test_a_full_disk_keeps_the_one_before(tmp_path: Path, monkeypatch: pytest.Mo
         assert file in said and "cannot be written: " in said and "File too large" in said, said
         assert said.endswith(f"the last whole checkpoint is {whole}")
         assert names(tmp_path) == ["latest", whole.name]
+        assert (tmp_path / "latest").read_text() == f"{whole.name}\n"
         found = Checkpoints(tmp_path, keep=1).newest()
         assert found is not None and found.path == whole
     assert save(checkpoints, 2).is_dir() and names(tmp_path) == ["latest", "step_00000002"]
@@ -191,6 +192,10 @@ def test_what_one_rank_cannot_write_ends_both_with_one_line(pair: Pair, tmp_path
 
 def test_what_one_rank_finds_damaged_both_leave_alone(pair: Pair, tmp_path: Path) -> None:
     assert pair.run("checkpoint_damaged_between", folder=str(tmp_path / "a")) == [1, 1]
+
+
+def test_all_ranks_go_by_what_rank_0_reads(pair: Pair, tmp_path: Path) -> None:
+    assert pair.run("stale_checkpoints", folder=str(tmp_path / "a")) == [2, 2]
 
 
 def test_a_folder_that_not_all_ranks_see_is_refused(pair: Pair, tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ import torch
 
 from common import dist
 from common.errors import UserError
+from common.training.checkpoint import Checkpoints
 from common.training.engine_state import engine_tensors, load_engine_tensors, share_out
+from common.training.progress import Progress
+from common.training.state import TrainingState
 
 pytestmark = pytest.mark.slow
 
 # All others are tried by `python -m benchmarks.any_world`, where trainers make them.
 SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {"zero_stage": 0},
     "copies": {"zero_stage": 0, "precision": "bf16"},
     "flat": {"zero_stage": 1},
     "flat offload": {"zero_stage": 2, "precision": "bf16", "offload": "cpu"},
@@ -78,8 +82,8 @@ def test_what_is_frozen_can_be_left_out_and_a_wrong_shape_is_told() -> None:
     assert not any("frozen" in key for key in tensors)
     load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False)
     tensors["tiny/weight/layers.0.bias"] = torch.zeros(3)
-    with pytest.raises(UserError, match=r"tiny/weight/layers\.0\.bias: expected 9, found 3"):
-        load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False)
+    with pytest.raises(UserError, match=r"there: tiny/weight/layers\.0\.bias: the recipe's is 9, the"):
+        load_engine_tensors(engine, "tiny", tensors.__getitem__, frozen=False, source="there")
 
 
 def test_a_state_that_has_not_begun_is_zero_and_can_be_gone_back_to() -> None:
@@ -88,9 +92,31 @@ def test_a_state_that_has_not_begun_is_zero_and_can_be_gone_back_to() -> None:
     assert not fresh["tiny/exp_avg/layers.0.weight"].any() and fresh["tiny/step/layers.0.weight"] == 0
     first = tiny_engine.train(engine, 0, 2)
     load_engine_tensors(engine, "tiny", fresh.__getitem__)
-    engine.lr_scheduler.last_epoch = 0
     assert all(torch.equal(tensor, fresh[key]) for key, tensor in engine_tensors(engine, "tiny"))
     assert tiny_engine.train(engine, 0, 1) == first[:1]
+
+
+def test_a_checkpoint_holds_engines_with_what_is_frozen_or_without(tmp_path: Path) -> None:
+    def state(seed: int) -> TrainingState:
+        engines = {name: tiny_engine.build({"zero_stage": 1}, seed) for name in ("whole", "learned")}
+        return TrainingState(engines, {}, Progress(4), without_frozen=("learned",))
+
+    saved, checkpoints = state(0), Checkpoints(tmp_path / "checkpoints", keep=1)
+    tiny_engine.train(saved.engines["learned"], 0, 2)
+    saved.progress.step = 2
+    saved.save(checkpoints)
+    newest = checkpoints.newest()
+    assert newest is not None and newest.record["engines"]["learned"] == {"steps": 2, "dropped": 0}
+    held = newest.keys()
+    frozen = {key for key in held if "frozen" in key}
+    assert frozen == {"whole/weight/frozen.bias", "whole/weight/frozen.weight"}
+    resumed = state(1)
+    resumed.load(newest)
+    assert [engine.global_steps for engine in resumed.engines.values()] == [0, 2]
+    for name, engine in resumed.engines.items():
+        theirs = dict(engine_tensors(saved.engines[name], name, frozen=name == "whole"))
+        mine = engine_tensors(engine, name, frozen=name == "whole")
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in mine)
 
 
 def test_parameters_are_shared_out_evenly() -> None:

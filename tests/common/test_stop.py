@@ -118,7 +118,7 @@ def test_an_evaluation_is_cut_short(tmp_path: Path) -> None:
 
 ACCUMULATION = "deepspeed.runtime.engine:DeepSpeedEngine.backward"
 EVALUATION = "common.metrics.reconstruction:ReconstructionMetrics.update"
-SAVE = "common.training.checkpoint:Checkpoints.save"
+SAVE = "common.training.state:TrainingState.save"
 MIDDLES = {
     "step 1, in the middle of accumulation, on rank 1": (f"{ACCUMULATION}:1", 1, 1),
     "step 3, in the middle of the evaluation, on rank 0": (f"{EVALUATION}:1", 0, 4),

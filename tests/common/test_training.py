@@ -20,7 +20,7 @@ from common import operator_locks
 from common.errors import UserError
 from common.metrics.code_usage import CodeUsage
 from common.training.checkpoint import Checkpoints
-from common.training.ema import ShardedEMA, _share_out
+from common.training.ema import ShardedEMA
 from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import Terms
 from common.training.optim import MuonConfig, cosine_factor, parameter_groups, warmup_steps, with_muon
@@ -108,79 +108,79 @@ def test_the_average_follows_its_formula_and_leaves_the_model_as_it_was() -> Non
     assert torch.equal(model.weight.detach(), own)
     resumed = ShardedEMA(model)
     resumed.load_state_dict(ema.state_dict())
+    resumed.load_tensors(dict(ema.tensors()).__getitem__)
     with resumed.applied():
         torch.testing.assert_close(model.weight.detach(), expected)
     assert resumed.updates == 5
 
 
-def test_parameters_are_shared_out_evenly() -> None:
-    sizes = {f"p{i}": 10 + i for i in range(20)}
-    owner = _share_out(sizes, 3)
-    loads = [sum(size for name, size in sizes.items() if owner[name] == rank) for rank in range(3)]
-    assert set(owner) == set(sizes) and max(loads) - min(loads) <= max(sizes.values())
-
-
-class Engine:
-    """What of DeepSpeed's engine a checkpoint needs; notes how it is asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def save_checkpoint(self, folder: str, **options: Any) -> None:
-        self.asked.append(options)
-        (Path(folder) / options["tag"]).mkdir()
-
-    def load_checkpoint(self, folder: str, **options: Any) -> tuple[str | None, None]:
-        self.asked.append(options)
-        path = Path(folder) / options["tag"]
-        torch.rand(3)  # whatever engines draw, random numbers go on from where they were
-        return (str(path) if path.is_dir() else None), None
-
-
 def recipe_of(tower: str, **parts: Any) -> TrainingState:
+    """Without engines, which tests/common/test_engine_state.py has."""
+
     def check(saved: str, checkpoint: str) -> None:
         if saved != tower:
             raise UserError(f"{checkpoint}: trained on {saved}, not on {tower}")
 
     return TrainingState(
-        engines={"learns": Engine(), "frozen_part": Engine(), "absent": None},
+        engines={"absent": None},
         parts={**parts, "absent": None},
         progress=Progress(4, step=7, position=32),
         facts={"tower": Fact(tower, check)},
-        without_frozen=("frozen_part",),
     )
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     part, resumed = nn.Linear(2, 2), nn.Linear(2, 2)
-    state, again = recipe_of("here", part=part), recipe_of("here", part=resumed)
+    average, followed = ShardedEMA(part), ShardedEMA(resumed)
+    average.update()
+    state, again = recipe_of("here", part=part, ema=average), recipe_of("here", part=resumed, ema=followed)
     state.save(checkpoints)
-    follows = torch.rand(3)
-    latest = checkpoints.latest()
-    assert latest is not None and sorted(path.name for path in latest.iterdir()) == [
-        "frozen_part",
-        "learns",
-        "state_rank00000.pt",
+    newest = checkpoints.newest()
+    assert newest is not None and sorted(newest.keys()) == [
+        "part/ema/bias",
+        "part/ema/weight",
+        "part/part/bias",
+        "part/part/weight",
     ]
+    assert newest.record["world"] == 1 and newest.record["parts"]["ema"] == {"updates": 1}
     again.progress.step = again.progress.position = 0
-    again.load(latest)
+    again.load(newest)
     assert (again.progress.step, again.progress.position) == (7, 32)
-    assert torch.equal(torch.rand(3), follows) and torch.equal(resumed.weight, part.weight)
-    saved = [state.engines[name].asked[0]["exclude_frozen_parameters"] for name in ("learns", "frozen_part")]
-    loaded = [again.engines[name].asked[0]["load_module_strict"] for name in ("learns", "frozen_part")]
-    assert saved == [False, True] and loaded == [True, False]
+    assert torch.equal(resumed.weight, part.weight) and followed.updates == 1
+    assert all(torch.equal(followed.shadow[name], average.shadow[name]) for name in average.shadow)
 
 
 def test_a_checkpoint_of_another_recipe_is_not_resumed_from(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     recipe_of("here").save(checkpoints)
-    latest = checkpoints.latest()
-    assert latest is not None
+    newest = checkpoints.newest()
+    assert newest is not None
     with pytest.raises(UserError, match="step_00000007: trained on here, not on there"):
-        recipe_of("there").load(latest)
+        recipe_of("there").load(newest)
     with pytest.raises(UserError, match="step_00000007: holds no ema; it was saved by another recipe"):
-        recipe_of("here", ema=nn.Linear(2, 2)).load(latest)
+        recipe_of("here", ema=nn.Linear(2, 2)).load(newest)
+
+
+def test_what_a_step_draws_follows_from_its_place_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four micro-batches of a step, on one rank or on two: the same draws, whatever was drawn before."""
+
+    def drawn(world: int) -> list[float]:
+        monkeypatch.setattr("common.dist.world", lambda: world)
+        values = []
+        for turn in range(4 // world):
+            for rank in range(world):
+                monkeypatch.setattr("common.dist.rank", lambda rank=rank: rank)
+                torch.rand(turn + world)
+                Progress(4, step=9).seed_draws(3, turn)
+                values.append(float(torch.rand(())))
+        return values
+
+    assert drawn(1) == drawn(2) == drawn(4) and len(set(drawn(1))) == 4
+    monkeypatch.undo()
+    for progress, seed in ((Progress(4, step=9), 4), (Progress(4, step=8), 3)):
+        progress.seed_draws(seed, 0)
+        assert float(torch.rand(())) not in drawn(1)
 
 
 def test_terms_are_means() -> None:

@@ -56,7 +56,10 @@ def test_revived_codes_are_recent_features_and_live_ones_untouched() -> None:
     assert distances.max() < 1e-4 and len(which.unique()) == int(dead.sum())
 
     now = usage_of(quantizer, features).compute()
-    assert now["usage"] == 1.0 > 5 * usage.compute()["usage"]
+    before_that = usage.compute()["usage"]
+    assert (
+        before_that < 0.15 and now["usage"] > 0.9
+    )  # a live code may have lost all its features to revived ones
     average = torch.nn.Linear(DIM, DIM, bias=False)  # the moving average has another W and the same C
     average.weight.data.lerp_(weight, 1.0).add_(1e-2 * torch.randn(DIM, DIM))
     quantizer.transform = average  # type: ignore[assignment]

@@ -26,6 +26,8 @@ from common.training.stored.manifest import (
 from common.training.stored.pickled import refuse_pickled
 
 LATEST = "latest"
+CONVERTED = "converted_from"
+"""In the record of what `scripts.convert_checkpoint` wrote: weights alone."""
 Value = TypeVar("Value")
 
 

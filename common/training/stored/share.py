@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.files import whole_file
 from common.training.stored.manifest import Files, stored_file
 
-FILE_BYTES = 2 << 30
+FILE_BYTES = 1 << 30
 """Tensors are gathered up to this size before a file is written: what a save in the foreground holds in memory."""
 
 
