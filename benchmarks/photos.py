@@ -11,7 +11,6 @@ SSIM of both, the gap, and how the codebook is used. A stopped call is resumed. 
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from benchmarks.measure import ROOT, recipe_parser, report
 from common.errors import UserError, run_cli
 from common.files import write_png
+from common.training.records import read_records
 
 RECIPE = ROOT / "benchmarks" / "photos.yaml"
 TOWER = ["model.quantize=false", "model.freeze_encoder=false", "model.encoder.source=null"]
@@ -76,9 +76,8 @@ def run_all(output: Path, runs: dict[str, list[str]], threads: int) -> None:
 
 def minutes(run: Path, images_per_step: int) -> float:
     """Training time of a run, from its own records, so that it survives a resume."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     seconds, before = 0.0, 0
-    for record in (record for record in records if record["kind"] == "train"):
+    for record in read_records(run, "train"):
         seconds += (record["step"] - before) * images_per_step / record["images_per_second"]
         before = record["step"]
     return round(seconds / 60, 2)

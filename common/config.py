@@ -20,8 +20,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from common.errors import UserError, one_line
 
 Config = TypeVar("Config")
-Architecture = dict[str, int | float | str | bool]
-"""Config fields of a model, as a recipe states them beside where its weights come from."""
+MOST = 10**9
+"""Beyond it a count or a rate is a slip of the keyboard, and what follows from it overflows somewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +39,60 @@ def within(expected: str, holds: Callable[[Any], bool]) -> Checked:
     return Checked(lambda value: None if holds(value) else f"expected {expected}, found {value}")
 
 
-def stating(*needed: str) -> Checked:
-    """An architecture with at least these fields."""
+def between(least: int, most: int) -> Checked:
+    """A range of whole numbers, both ends included."""
+    return within(f"{least} to {most}", lambda value: least <= value <= most)
 
-    def problem(architecture: Architecture) -> str | None:
-        missing = [key for key in needed if key not in architecture]
-        return f"expected {', '.join(missing)} to be stated" if missing else None
+
+def _sensible(expected: str, holds: Callable[[Any], bool]) -> Checked:
+    """A range without an end of its own: it ends at `MOST`."""
+
+    def problem(value: float) -> str | None:
+        if value > MOST:
+            return f"expected at most {MOST}, found {value}"
+        return None if holds(value) else f"expected {expected}, found {value}"
 
     return Checked(problem)
 
 
-Count = Annotated[int, within("1 or more", lambda value: value >= 1)]
-Number = Annotated[int, within("0 or more", lambda value: value >= 0)]
-Weight = Annotated[float, within("0 or more", lambda value: value >= 0)]
-Rate = Annotated[float, within("a positive number", lambda value: value > 0)]
+def _sizes(architecture: dict[str, Any]) -> str | None:
+    """Numbers that a model can have: sizes and how many there are of something are 1 or more."""
+    for key, value in architecture.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if not abs(value) <= MOST:
+            return f"expected {key} to be at most {MOST} in size, found {value}"
+        if (key.startswith("num_") or key.endswith(("_size", "_dim", "_embeddings"))) and value < 1:
+            return f"expected {key} to be 1 or more, found {value}"
+    return None
+
+
+Architecture = Annotated[dict[str, int | float | str | bool], Checked(_sizes)]
+"""Config fields of a model, as a recipe states them beside where its weights come from."""
+
+
+def stating(*needed: str) -> Checked:
+    """An architecture with at least these fields; those that are no names are whole numbers."""
+
+    def problem(architecture: dict[str, Any]) -> str | None:
+        missing = [key for key in needed if key not in architecture]
+        if missing:
+            return f"expected {', '.join(missing)} to be stated"
+        for key in needed:
+            value, expected = architecture[key], str if key == "model_type" else int
+            if type(value) is not expected:
+                return f"expected {key} to be {'a name' if expected is str else 'a whole number'}, found {value!r}"
+        return None
+
+    return Checked(problem)
+
+
+Count = Annotated[int, _sensible("1 or more", lambda value: value >= 1)]
+Number = Annotated[int, _sensible("0 or more", lambda value: value >= 0)]
+Seed = Annotated[int, between(0, 2**32 - 1)]
+Workers = Annotated[int, between(0, 256)]
+Weight = Annotated[float, _sensible("0 or more", lambda value: value >= 0)]
+Rate = Annotated[float, _sensible("a positive number", lambda value: value > 0)]
 Share = Annotated[float, within("a share in [0, 1]", lambda value: 0 <= value <= 1)]
 ShareBelowOne = Annotated[float, within("a share in [0, 1)", lambda value: 0 <= value < 1)]
 
@@ -131,6 +171,18 @@ def load_config(cls: type[Config], path: str | Path, overrides: Iterable[str] = 
         ConfigError: the file is absent or no YAML, a key is unknown or missing, or a value has the wrong type;
             one line that names the file, the key and what was expected.
     """
+    tree = read_tree(path)
+    for override in overrides:
+        _apply_override(tree, override)
+    return validate(cls, tree, where=str(path))
+
+
+def read_tree(path: str | Path) -> dict[str, Any]:
+    """A recipe as plain data, by the YAML rules of recipes.
+
+    Raises:
+        ConfigError: the file is absent, no YAML, or holds something else.
+    """
     path = Path(path)
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -142,24 +194,35 @@ def load_config(cls: type[Config], path: str | Path, overrides: Iterable[str] = 
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys, found {type(tree).__name__}")
-    for override in overrides:
-        _apply_override(tree, override)
-    return validate(cls, tree, where=str(path))
+    return tree
 
 
 def validate(cls: type[Config], tree: dict[str, Any], where: str) -> Config:
     """Build `cls` from plain data; `where` names the origin in errors."""
-    adapter = TypeAdapter(cls)
     try:
         # JSON mode of strict validation: lists may become tuples, yet "3" is no integer and 1 no boolean.
-        return adapter.validate_json(_to_json(tree, where), strict=True)
+        return _adapter(cls).validate_json(_to_json(tree, where), strict=True)  # type: ignore[arg-type]
     except ValidationError as error:
         raise ConfigError(f"{where}: {_describe(error)}") from error
 
 
+@cache
+def _adapter(cls: type[Config]) -> TypeAdapter[Config]:
+    return TypeAdapter(cls)
+
+
 def dump_config(config: Any) -> str:
     """The resolved config as YAML; `load_config` of the result gives an equal config."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, width=110)
+    return yaml.safe_dump(plain(config), sort_keys=False, width=110)
+
+
+def plain(value: Any) -> Any:
+    """A config, or a value of one, as what YAML and JSON know: mappings, lists, numbers, strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -223,9 +286,3 @@ def _describe(error: ValidationError) -> str:
         message = first["msg"].removeprefix("Input ").replace("should be", "expected")
         text = f"{key}: {message}, found {first['input']!r}"
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

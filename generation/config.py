@@ -6,9 +6,9 @@ before, by `generation/extract_codes.py` with this same recipe.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from common.config import Architecture, Count, Number, Rate, Share, configclass, stating
+from common.config import Architecture, Count, Number, Rate, Seed, Share, between, configclass, stating
 from common.data.config import DataConfig, SourceConfig
 from common.errors import UserError
 from common.peers import ProcessConfig
@@ -18,6 +18,7 @@ from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig, MuonConfig
+from common.training.recipe_change import SHARED, Rules
 from common.training.reporter import LoggingConfig
 from generation.sampling import Sampling
 
@@ -40,16 +41,10 @@ class TokenizerReference:
 
     source: str
     encoder: Annotated[Architecture, stating("model_type", "hidden_size", "image_size", "patch_size")]
-    codebook_size: int
-    codebook_dim: int
-    output_patch_size: int
+    codebook_size: Annotated[int, between(1, 2**16)]  # codes are packed in 16 bits
+    codebook_dim: Annotated[int, between(1, 2**16)]
+    output_patch_size: Count
     precision: Literal["fp32", "bf16_autocast"]
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.codebook_size <= 2**16:
-            raise ValueError(
-                f"codebook_size: expected 1 to {2**16} (codes are packed in 16 bits), found {self.codebook_size}"
-            )
 
 
 @configclass
@@ -66,7 +61,7 @@ class LanguageModelConfig:
 
     source: str | None
     text_tokenizer: str | None = None
-    text_vocabulary: int
+    text_vocabulary: Count
     architecture: Annotated[
         Architecture, stating("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
     ]
@@ -112,7 +107,7 @@ class GenerationDataConfig(DataConfig):
     crop: Literal["random", "center"] = "center"  # Table 9
     flip: bool = False  # it would make `left of` a lie
     codes: str | None = None
-    max_length: int
+    max_length: Count
     prompt_dropout: Share
 
     def __post_init__(self) -> None:
@@ -152,7 +147,7 @@ class SamplesConfig:
     """
 
     prompts: tuple[str, ...]
-    per_prompt: Count
+    per_prompt: Annotated[int, between(1, 4096)]
     sampling: Sampling
     """Also what the exported generator brings along for all that draws with it."""
 
@@ -173,7 +168,7 @@ class HeldOutConfig:
     """
 
     source: SourceConfig | None
-    limit: int = 512
+    limit: Count = 512
 
 
 @configclass
@@ -182,7 +177,7 @@ class GenerationConfig:
 
     output: str
     """The run's folder; see `common/training/run.py` for its layout."""
-    seed: int
+    seed: Seed
     init_from: str | None
     """A generator's folder (`RUN/model`) to go on from, with the same VQRAE; perhaps at another resolution. Null
     starts from `model.language_model`."""
@@ -219,6 +214,10 @@ class GenerationConfig:
                 f"data.max_length: {self.data.max_length} leaves no room for text beside {self.image_tokens} image "
                 f"tokens and {MARKS} marks"
             )
+        try:
+            self.samples.sampling.check(self.model.tokenizer.codebook_size)
+        except ValueError as error:
+            raise ValueError(f"samples.sampling.{error}") from error
         if self.engine.zero_stage == 3:
             raise ValueError(
                 "engine.zero_stage: the generator supports 0, 1 and 2 (its samples read whole weights)"
@@ -243,3 +242,20 @@ class GenerationConfig:
     def text_room(self) -> int:
         """Text tokens of the longest caption."""
         return self.data.max_length - self.image_tokens - MARKS
+
+
+ON_RESUME: Final[Rules] = {
+    **SHARED,
+    "steps": "applied",
+    "data.max_corrupt_share": "free",
+    "loss_vocabulary": "refused",
+    "optimizer.lr": "applied",
+    "optimizer.schedule": "applied",
+    "optimizer.warmup_steps": "applied",
+    "optimizer.muon": "switch",
+    "optimizer.muon.lr": "applied",
+    "optimizer.muon.momentum": "applied",
+    "samples": "free",
+    "samples.sampling": "applied",  # the exported generator brings it along
+}
+"""What a resumed run may change, see `common/training/recipe_change.py`."""

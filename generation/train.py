@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments, run_trainer
+from common.training.command import NO_OPTIONS, RunOptions, parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from generation.config import GenerationConfig
@@ -29,7 +29,7 @@ def main() -> None:
     run_trainer(arguments, GenerationConfig, plan, train)
 
 
-def train(config: GenerationConfig) -> None:
+def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
     """One run, from its latest checkpoint if it has one.
 
     Raises:
@@ -49,12 +49,15 @@ def train(config: GenerationConfig) -> None:
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.progress import Progress
+    from common.training.recipe_change import check_recipe, check_steps
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from generation import assemble
+    from generation.beginnings import begin
     from generation.code_encoder import CodeEncoder
+    from generation.config import ON_RESUME
     from generation.dataset import Batch, SequenceBuilder, training_batches
     from generation.efficiency import GenerationEfficiency
     from generation.held_out import HeldOut
@@ -63,13 +66,15 @@ def train(config: GenerationConfig) -> None:
 
     # --- The process group, the run's folder, and the models
     device = dist.start(config.processes)
-    torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     newest = checkpoints.newest()
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices += begin(run, config)
 
+    torch.manual_seed(config.seed)  # the same weights on every rank
     generator = assemble.assemble_generator(config)
     vocabulary = generator.vocabulary
     model = NextCode(generator.model, vocabulary, config.loss_vocabulary).to(device)
@@ -90,7 +95,8 @@ def train(config: GenerationConfig) -> None:
     if newest is not None:
         state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
-    record_run(run, config)
+    check_steps(run, "steps", config.steps, progress.step)
+    record_run(run, config, progress.step)
 
     # --- The data: what is learned from, what is measured, what is looked at
     builder = SequenceBuilder(generator.text_tokenizer, vocabulary, config.data.prompt_dropout, config.seed)
@@ -106,6 +112,8 @@ def train(config: GenerationConfig) -> None:
     reporter = Reporter(run, config.logging, config.steps, progress.step)
     if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
+    for notice in notices:
+        reporter.say(notice)
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
     stop.begin(config.steps)

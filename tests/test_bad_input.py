@@ -24,6 +24,7 @@ from common.config import dump_config
 from common.errors import run_cli
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
+from common.training.records import read_records
 from evals.reconstruction import run as reconstruction
 from tokenizer import train
 from vqrae import cli
@@ -227,7 +228,10 @@ def test_a_run_of_another_architecture_is_not_resumed(
     assert command(train.main, "steps=1") == 0
     latest = tmp_path / "run" / "checkpoints" / "latest"
     before = latest.read_text()
-    assert command(train.main, "model.codebook_size=64") == 2
+    wider = ("model.codebook_size=64", "model.codebook_start.images=16")
+    assert command(train.main, *wider) == 2
+    assert "trained with: model.codebook_size: 32 -> 64" in the_error(capsys.readouterr().err)
+    assert command(train.main, *wider, "--allow-change", "model") == 2
     assert "step_00000001/generator: cannot be resumed from" in the_error(capsys.readouterr().err)
     assert latest.read_text() == before and (latest.parent / before.strip()).is_dir()
 
@@ -236,8 +240,7 @@ def test_a_run_of_another_architecture_is_not_resumed(
 
 
 def last_line(run: Path) -> dict[str, float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return next(line for line in reversed(lines) if line["kind"] == "train")
+    return read_records(run, "train")[-1]
 
 
 @pytest.mark.slow
@@ -246,8 +249,8 @@ def test_odd_pictures_are_trained_and_evaluated_on(command: Callable[..., int], 
     odd = ["data.sources.0.path={shelf}/odd", "evaluation.images={shelf}/odd", "evaluation.limit=100"]
     assert command(train.main, *odd, f"steps={steps}") == 0
     assert last_line(tmp_path / "run")["skipped"] == 0
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["kind"] == "evaluation" and json.loads(lines[-1])["images"] == len(ODD)
+    last = read_records(tmp_path / "run")[-1]
+    assert last["kind"] == "evaluation" and last["images"] == len(ODD)
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ weights of the discriminator and of the distillation.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from common.config import Architecture, Count, Rate, Weight, configclass, stating
+from common.config import Architecture, Count, Number, Rate, Seed, Weight, between, configclass, stating
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
 from common.peers import ProcessConfig
@@ -17,6 +17,7 @@ from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig
+from common.training.recipe_change import SHARED, Rules
 from common.training.reporter import LoggingConfig
 from tokenizer.codebook_watch import CodebookWatchConfig
 from tokenizer.discriminator import DiscriminatorConfig
@@ -60,8 +61,8 @@ class CodebookStartConfig:
     """
 
     method: Start
-    images: int
-    tokens_per_code: int = 32
+    images: Count
+    tokens_per_code: Count = 32
 
 
 @configclass
@@ -70,9 +71,9 @@ class ModelConfig:
 
     encoder: EncoderConfig
     freeze_encoder: bool
-    codebook_size: Count
-    codebook_dim: Count
-    output_patch_size: int
+    codebook_size: Annotated[int, between(1, 2**24)]
+    codebook_dim: Annotated[int, between(1, 2**16)]
+    output_patch_size: Count
     codebook_start: CodebookStartConfig
     gradient: Gradient = "straight_through"
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -105,9 +106,9 @@ class LossConfig:
     discriminator: Weight
     """0 builds no discriminator."""
     discriminator_model: DiscriminatorConfig | None = None
-    discriminator_start: int | None = None
+    discriminator_start: Number | None = None
     """The step from which the generator feels the discriminator."""
-    discriminator_update_start: int | None = None
+    discriminator_update_start: Number | None = None
     """The step from which the discriminator learns; by default the same one. Earlier spares the generator an
     untrained opponent."""
     lecam: Weight = 0.001
@@ -117,6 +118,13 @@ class LossConfig:
             raise ValueError(
                 "discriminator_model, discriminator_start: expected both, since discriminator is not 0"
             )
+        terms = (self.reconstruction, self.codebook, self.commitment, self.perceptual)
+        if not any((*terms, self.distillation, self.discriminator)):
+            raise ValueError(
+                "reconstruction: expected a weight other than 0 here or in another term, found none"
+            )
+        if self.perceptual and self.perceptual_model.preset == "none":
+            raise ValueError("perceptual: expected 0, since perceptual_model.preset is none")
         if self.first_discriminator_update > (self.discriminator_start or 0):
             raise ValueError("discriminator_update_start: expected no later than discriminator_start")
 
@@ -135,7 +143,7 @@ class OptimizerConfig:
     decoder_lr: Rate
     discriminator_lr: Rate | None
     end_lr: Weight
-    warmup_steps: int
+    warmup_steps: Number
     adamw: AdamWConfig
 
 
@@ -153,7 +161,7 @@ class EvaluationConfig:
     """
 
     images: str | None
-    limit: int = 512
+    limit: Count = 512
     distances: tuple[Distance, ...] = ()
     inception_weights: str | None = None
 
@@ -164,7 +172,7 @@ class TokenizerConfig:
 
     output: str
     """The run's folder; see `common/training/run.py` for its layout."""
-    seed: int
+    seed: Seed
     init_from: str | None
     """A VQRAE folder (`RUN/model` of the stage before) to start from, loaded strictly; the teacher of the
     self-distillation is its encoder. Null starts from the pretrained encoder."""
@@ -194,6 +202,10 @@ class TokenizerConfig:
         check_best(self.checkpoint, self.logging, self.evaluation.images is not None, self.scores)
         if not self.model.freeze_encoder and self.optimizer.encoder_lr is None:
             raise ValueError("optimizer.encoder_lr: expected a rate, since model.freeze_encoder is false")
+        if self.model.freeze_encoder and self.loss.distillation:
+            raise ValueError(
+                "loss.distillation: expected 0, since model.freeze_encoder is true and a frozen encoder cannot drift"
+            )
         if self.loss.discriminator and self.optimizer.discriminator_lr is None:
             raise ValueError("optimizer.discriminator_lr: expected a rate, since loss.discriminator is not 0")
         if self.engine.precision == "bf16":
@@ -209,3 +221,29 @@ class TokenizerConfig:
             raise ValueError(
                 f"data.image_size: expected a multiple of model.output_patch_size {patch}, found {image}"
             )
+
+
+ON_RESUME: Final[Rules] = {
+    **SHARED,
+    "steps": "applied",
+    "ema": "refused",
+    "data.max_corrupt_share": "free",
+    "codebook_watch": "applied",
+    "loss.reconstruction": "applied",
+    "loss.codebook": "applied",
+    "loss.commitment": "applied",
+    "loss.perceptual": "applied",
+    "loss.perceptual_model": "applied",
+    "loss.distillation": "applied",
+    "loss.discriminator": "switch",  # it brings an engine of its own
+    "loss.discriminator_model": "refused",
+    "loss.discriminator_start": "applied",
+    "loss.discriminator_update_start": "applied",
+    "loss.lecam": "applied",
+    "optimizer.encoder_lr": "applied",
+    "optimizer.decoder_lr": "applied",
+    "optimizer.discriminator_lr": "applied",
+    "optimizer.end_lr": "applied",
+    "optimizer.warmup_steps": "applied",
+}
+"""What a resumed run may change, see `common/training/recipe_change.py`."""

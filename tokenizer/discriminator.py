@@ -10,23 +10,24 @@ Source: bytedance/1d-tokenizer, `modeling/modules/discriminator.py`. One differe
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.config import Count, configclass
+from common.config import Count, between, configclass
 
 
 @configclass
 class DiscriminatorConfig:
     """Sizes of the discriminator; TiTok's are `width: 128, stages: 3, pool: 16`."""
 
-    width: Count
+    width: Annotated[int, between(1, 2**14)]
     """Channels after the first convolution; stage i has width * max(1, 2^i) ones (i from 0)."""
-    stages: Count
+    stages: Annotated[int, between(1, 12)]
     """Halvings of the resolution."""
-    pool: Count
+    pool: Annotated[int, between(1, 1024)]
     """Side of the grid of logits."""
     norm_groups: Count = 32
 

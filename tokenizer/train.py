@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments, run_trainer
+from common.training.command import NO_OPTIONS, RunOptions, parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from tokenizer.config import TokenizerConfig
@@ -30,7 +30,7 @@ def main() -> None:
     run_trainer(arguments, TokenizerConfig, plan, train)
 
 
-def train(config: TokenizerConfig) -> None:
+def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
     """One stage, from its latest checkpoint if it has one.
 
     Raises:
@@ -54,14 +54,17 @@ def train(config: TokenizerConfig) -> None:
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.progress import Progress
+    from common.training.recipe_change import check_recipe, check_steps
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
+    from tokenizer.beginnings import begin
     from tokenizer.codebook_revival import revive
     from tokenizer.codebook_start import start_from_data
     from tokenizer.codebook_watch import CodebookWatch
+    from tokenizer.config import ON_RESUME
     from tokenizer.distances import build_distances
     from tokenizer.efficiency import TokenizerEfficiency
     from tokenizer.from_checkpoint import note_model
@@ -72,13 +75,15 @@ def train(config: TokenizerConfig) -> None:
 
     # --- The process group, the run's folder, and the models
     device = dist.start(config.processes)
-    torch.manual_seed(config.seed)  # the same weights on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     newest = checkpoints.newest()
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices += begin(run, config)
 
+    torch.manual_seed(config.seed)  # the same weights on every rank
     model = assemble.assemble_model(config).to(device)
     teacher = assemble.assemble_teacher(model, config)
     critic = assemble.assemble_discriminator(config)
@@ -105,7 +110,8 @@ def train(config: TokenizerConfig) -> None:
     if newest is not None:
         state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
-    record_run(run, config)
+    check_steps(run, "steps", config.steps, progress.step)
+    record_run(run, config, progress.step)
     note_model(run, model)
     objective = GeneratorObjective(config.loss, model, teacher, perceptual, config.engine.precision)
 
@@ -117,8 +123,8 @@ def train(config: TokenizerConfig) -> None:
     reporter = Reporter(run, config.logging, config.steps, progress.step)
     if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
-    if config.model.warning:
-        reporter.say(config.model.warning)
+    for notice in notices:
+        reporter.say(notice)
     watch = Stopwatch(device)
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)

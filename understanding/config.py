@@ -6,15 +6,28 @@ ZeRO stage.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from common.config import Architecture, Count, Number, Rate, Share, ShareBelowOne, configclass, stating
+from common.config import (
+    Architecture,
+    Count,
+    Rate,
+    Seed,
+    Share,
+    ShareBelowOne,
+    Weight,
+    Workers,
+    between,
+    configclass,
+    stating,
+)
 from common.peers import ProcessConfig
 from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
 from common.training.engine import BatchConfig, EngineConfig
 from common.training.guard import GuardConfig
 from common.training.optim import AdamWConfig, MuonConfig
+from common.training.recipe_change import SHARED, Rules
 from common.training.reporter import LoggingConfig
 
 Template = Literal["plain", "vicuna_v1", "qwen"]
@@ -63,8 +76,8 @@ class LoRAConfig:
             them whole.
     """
 
-    rank: Count
-    alpha: int
+    rank: Annotated[int, between(1, 2**16)]
+    alpha: Count
     dropout: ShareBelowOne = 0.0
     bits: Literal[4, 8] | None = None
 
@@ -118,7 +131,7 @@ class ConversationSource:
 
     annotations: str
     images: str
-    samples: int | None = None
+    samples: Count | None = None
 
 
 @configclass
@@ -137,8 +150,8 @@ class ConversationDataConfig:
     max_length: Count
     group: Literal["none", "length", "modality_length"]
     packing: bool = False
-    workers: Number = 4
-    prefetch: Count = 2
+    workers: Workers = 4
+    prefetch: Annotated[int, between(1, 1024)] = 2
     max_skipped_share: Share = 0.01
 
     def __post_init__(self) -> None:
@@ -159,7 +172,7 @@ class OptimizerConfig:
 
     lr: Rate
     projector_lr: Rate | None = None
-    end_lr: float = 0.0
+    end_lr: Weight = 0.0
     warmup_ratio: Share
     adamw: AdamWConfig
     muon: MuonConfig | None = None
@@ -182,7 +195,7 @@ class HeldOutConfig:
     """
 
     source: ConversationSource | None
-    limit: int = 512
+    limit: Count = 512
 
 
 @configclass
@@ -191,7 +204,7 @@ class UnderstandingConfig:
 
     output: str
     """The run's folder; see `common/training/run.py` for its layout."""
-    seed: int
+    seed: Seed
     init_from: str | None
     """A LLaVA folder (`RUN/model` of pretraining): projector and language model start from it, and its tower must be
     the one of `model.tower`. Null starts from `model.language_model.source` and a random projector."""
@@ -237,3 +250,18 @@ class UnderstandingConfig:
                 f"data.max_length: {self.data.max_length} leaves no room for text beside the "
                 f"{self.model.image_tokens} tokens of one image"
             )
+
+
+ON_RESUME: Final[Rules] = {
+    **SHARED,
+    "epochs": "applied",
+    "data.max_skipped_share": "free",
+    "optimizer.lr": "applied",
+    "optimizer.projector_lr": "applied",
+    "optimizer.end_lr": "applied",
+    "optimizer.warmup_ratio": "applied",
+    "optimizer.muon": "switch",
+    "optimizer.muon.lr": "applied",
+    "optimizer.muon.momentum": "applied",
+}
+"""What a resumed run may change, see `common/training/recipe_change.py`."""

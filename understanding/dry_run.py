@@ -24,9 +24,7 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
     model, engine = config.model, config.engine
     counts = count_parameters(model)
     parts = [counts.projector, counts.language_model + counts.adapters]
-    trained = counts.projector if "projector" in model.train else 0
-    if "language_model" in model.train:
-        trained += counts.adapters if model.lora else counts.language_model
+    trained = counts.trained(model)
     frozen = sum(parts) - trained
     fixed = (2 if engine.precision == "bf16" else 4) * counts.tower + counts.few_bits_bytes
     lines = [

@@ -31,6 +31,13 @@ class ParameterCounts:
     few_bits: int = 0
     few_bits_bytes: int = 0
 
+    def trained(self, model: ModelConfig) -> int:
+        """How many of them learn."""
+        learned = self.projector if "projector" in model.train else 0
+        if "language_model" in model.train:
+            learned += self.adapters if model.lora else self.language_model
+        return learned
+
 
 def count_parameters(model: ModelConfig) -> ParameterCounts:
     """The sizes that a recipe states, without memory for them, weights or network.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import run_cli
-from common.training.command import parse_arguments, run_trainer
+from common.training.command import NO_OPTIONS, RunOptions, parse_arguments, run_trainer
 
 if TYPE_CHECKING:
     from understanding.config import UnderstandingConfig
@@ -30,7 +30,7 @@ def main() -> None:
     run_trainer(arguments, UnderstandingConfig, plan, train)
 
 
-def train(config: UnderstandingConfig) -> None:
+def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None:
     """One stage, from its latest checkpoint if it has one.
 
     Raises:
@@ -49,12 +49,15 @@ def train(config: UnderstandingConfig) -> None:
     from common.training.guard import Guard
     from common.training.metrics import Stopwatch, Terms, memory_gib
     from common.training.progress import Progress
+    from common.training.recipe_change import check_recipe, check_steps
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
     from common.training.state import TrainingState
     from common.training.stop import StoppedEarly, stop_request
     from understanding import assemble
     from understanding.batches import Batch, training_batches
+    from understanding.beginnings import begin, warnings
+    from understanding.config import ON_RESUME
     from understanding.efficiency import UnderstandingEfficiency
     from understanding.export import leave
     from understanding.held_out import HeldOut
@@ -63,11 +66,14 @@ def train(config: UnderstandingConfig) -> None:
 
     # --- The process group, the run's folder, the models and the data
     device = dist.start(config.processes)
-    torch.manual_seed(config.seed)  # the same projector on every rank
     accumulation = config.batch.accumulation(dist.world())
     run = open_run(config.output, config.resume)
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
+    newest = checkpoints.newest()
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    begin(run, config)
+    torch.manual_seed(config.seed)  # the same projector on every rank
     settings = deepspeed_config(
         config.engine, config.batch, dist.world(), config.optimizer.adamw.max_grad_norm
     )
@@ -78,11 +84,11 @@ def train(config: UnderstandingConfig) -> None:
     dataset = assemble.assemble_dataset(config, config.data.sources, processor)
     plan = assemble.assemble_plan(config, dataset)
     steps = plan.steps(config.epochs)
+    notices += warnings(config, steps)
     held_out = HeldOut(config, tower, processor, dataset)
     efficiency = UnderstandingEfficiency(config.model, device)
 
     # --- The engine, and what changes beside it; then back to where a former run was
-    newest = checkpoints.newest()
     if newest is None and config.init_from is None and config.model.projector_start == "standardized":
         standardize(side, tower, dataset, config.engine.precision)
     engine = assemble.start_language_side(side, config, settings, steps)
@@ -101,7 +107,8 @@ def train(config: UnderstandingConfig) -> None:
     if newest is not None:
         state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
-    record_run(run, config)
+    check_steps(run, "epochs", steps, progress.step)
+    record_run(run, config, progress.step)
     skipped = SkippedList(run / "skipped.txt")
     dataset.list_unusable(skipped, config.data.max_skipped_share)
 
@@ -123,6 +130,8 @@ def train(config: UnderstandingConfig) -> None:
     reporter = Reporter(run, config.logging, steps, progress.step)
     if newest is not None:
         reporter.say(f"{run}: resuming from step {progress.step}")
+    for notice in notices:
+        reporter.say(notice)
 
     stop.begin(steps)
     while progress.step < steps:

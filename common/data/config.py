@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from common.config import Count, Number, Rate, Share, configclass
+from common.config import Count, Rate, Share, Workers, between, configclass
 
 # Pillow's own threshold for a suspicious picture (a quarter gigabyte of RGB); it refuses twice that itself.
 MAX_PIXELS = 89_478_485
@@ -47,12 +47,14 @@ class SourceConfig:
 class DataConfig:
     """The training stream: which sources, and how a picture becomes a square of pixels."""
 
-    image_size: Count  # px, side of the square crop, which is also the reconstruction's size
+    image_size: Annotated[
+        int, between(1, 2**14)
+    ]  # px, side of the square crop, which is also the reconstruction's size
     sources: tuple[SourceConfig, ...]
     crop: Literal["random", "center"] = "random"  # Table 7
     flip: bool = True  # Table 7: random flip, left-right
-    workers: Number = 4  # processes that decode, per rank; 0 decodes in the trainer itself
-    prefetch: Count = 2  # micro-batches decoded ahead
+    workers: Workers = 4  # processes that decode, per rank; 0 decodes in the trainer itself
+    prefetch: Annotated[int, between(1, 1024)] = 2  # micro-batches decoded ahead
     # Positions are dealt to so many lanes, and each lane reads its own part of a streamed dataset, forward
     # only. A worker reads nothing twice if world size x workers divides it. Part of the order: keep it when
     # resuming.

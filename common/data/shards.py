@@ -29,7 +29,7 @@ class ShardSource(IndexedSource):
         self.name = config.path
         self._window = config.window
         self._caption_field = config.caption_column or "caption"
-        paths = _shard_paths(config.path)
+        paths = shard_paths(config.path)
         self._paths = StringTable(paths)
         self._ends = np.cumsum(count_samples(paths), dtype=np.int64)  # per shard: samples up to its end
         if not self._ends[-1]:
@@ -82,7 +82,7 @@ def _epoch_plan(source: ShardSource, key: int) -> tuple[np.ndarray, np.ndarray, 
     return shards, ends, ends[last]
 
 
-def _shard_paths(pattern: str) -> list[str]:
+def shard_paths(pattern: str) -> list[str]:
     """Sorted paths of the shards that a folder, a brace range or a glob names."""
     if Path(pattern).is_dir():
         pattern = f"{pattern}/**/*.tar"

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from common.config import Config
 
+Recipe = TypeVar("Recipe", contravariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What is said of one start of a run and is no part of its recipe.
+
+    Args:
+        allow_change: fields that may differ from the recipe of the checkpoint, see `recipe_change`.
+    """
+
+    allow_change: tuple[str, ...] = ()
+
+
+NO_OPTIONS = RunOptions()
+
+
+class Train(Protocol[Recipe]):
+    def __call__(self, config: Recipe, options: RunOptions, /) -> None: ...
+
 
 def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespace:
-    """`[--config FILE] [key.path=value ...] [--print-config] [--dry-run [--gpus N]] [--time-limit TIME]`.
+    """`[--config FILE] [key.path=value ...] [--allow-change KEY,...] [--print-config] [--dry-run [--gpus N]]
+    [--time-limit TIME]`.
 
     Without `--config` it is the paper's first stage, so that a bare command never trains a toy.
     """
@@ -35,6 +57,14 @@ def parse_arguments(description: str, default_recipe: Path) -> argparse.Namespac
         "--gpus", type=int, help="ranks to plan for in a dry run (default: the launcher's, or 8)"
     )
     parser.add_argument(
+        "--allow-change",
+        type=_keys,
+        action="extend",
+        default=[],
+        metavar="KEY[,KEY]",
+        help="fields of the recipe that may differ from those which the run to be resumed was trained with",
+    )
+    parser.add_argument(
         "--time-limit",
         metavar="TIME",
         help="save and end with the step after this time since the start, such as 3h50m (default: none)",
@@ -48,7 +78,7 @@ def run_trainer(
     arguments: argparse.Namespace,
     kind: type[Config],
     plan: Callable[[Config, int | None], str],
-    train: Callable[[Config], None],
+    train: Train[Config],
 ) -> None:
     """Read the recipe; then print it, or its plan, or train.
 
@@ -71,4 +101,8 @@ def run_trainer(
     else:
         limit = read_duration(arguments.time_limit) if arguments.time_limit else None
         with listening(Path(config.output), limit):  # type: ignore[attr-defined]  # every recipe has one
-            train(config)
+            train(config, RunOptions(allow_change=tuple(arguments.allow_change)))
+
+
+def _keys(text: str) -> list[str]:
+    return [key.strip() for key in text.split(",") if key.strip()]

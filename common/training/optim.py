@@ -27,7 +27,7 @@ class AdamWConfig:
         within("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
     ]
     weight_decay: Weight
-    eps: float = 1e-8
+    eps: Annotated[float, within("a positive number up to 1", lambda eps: 0 < eps <= 1)] = 1e-8
     max_grad_norm: Rate | None
 
 

@@ -61,6 +61,15 @@ def memory_lines(
     return lines
 
 
+def checkpoint_bytes(trained: int, beside: int = 0, averaged: bool = False) -> float:
+    """Of one checkpoint, all ranks together: weights and AdamW's moments of what learns, and its moving average.
+
+    Args:
+        beside: parameters that do not learn and are saved too.
+    """
+    return trained * (MASTER + MOMENTS + (MASTER if averaged else 0)) + MASTER * beside
+
+
 def zero_bytes(trained: int, frozen: int, stage: int, ranks: int, precision: Precision) -> float:
     """Bytes of weights, gradients and optimizer states on one of `ranks` GPUs.
 

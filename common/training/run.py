@@ -1,6 +1,8 @@
 """A run's folder, in one layout for all three trainers.
 
+RUN/run.json            the run's own id, made at its first start
 RUN/config.yaml         the resolved recipe
+RUN/recipes/            every recipe it was trained with, and from which step on (see `recipe_change`)
 RUN/versions.json       what it ran on
 RUN/metrics.jsonl       one record a line: step, kind, values
 RUN/pictures/           grids of original | reconstruction, or samples
@@ -12,16 +14,18 @@ RUN/exports/            the same of checkpoints in between (`vqrae export`)
 
 from __future__ import annotations
 
+import json
 import platform
+import uuid
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from common import dist
-from common.config import dump_config
 from common.errors import UserError, refusing
-from common.files import whole_folder, write_json, write_text
+from common.files import whole_folder, write_json
+from common.training.recipe_change import keep_recipe
 
 REPORTED = (
     "vqrae",
@@ -48,18 +52,39 @@ def open_run(folder: str, resume: bool) -> Path:
     if dist.is_main():
         with refusing(f"{path}: output: cannot be made", OSError):
             path.mkdir(parents=True, exist_ok=True)
+            identity(path)
     dist.barrier()
     return path
 
 
-def record_run(run: Path, config: Any) -> None:
+def identity(run: Path) -> str:
+    """The run's id, by which W&B finds it again: its own, whatever its folder is called and wherever it is moved. The
+    first call makes it.
+
+    Raises:
+        UserError: `run.json` is damaged, or cannot be written.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        write_json(path, {"id": uuid.uuid4().hex[:16]})
+    with refusing(f"{path}: cannot be read; remove it, and the run gets a new id"):
+        found = json.loads(path.read_text(encoding="utf-8"))["id"]
+        if not isinstance(found, str) or not found.isalnum():
+            raise ValueError(f"id: expected letters and digits, found {found!r}")
+    return found
+
+
+def record_run(run: Path, config: Any, step: int) -> None:
     """Write config and versions (rank 0), once it is known that the recipe fits what stands there.
+
+    Args:
+        step: the steps that are done.
 
     Raises:
         UserError: they cannot be written.
     """
     if dist.is_main():
-        write_text(run / "config.yaml", dump_config(config))
+        keep_recipe(run, config, step, dist.world())
         write_json(run / "versions.json", versions())
 
 

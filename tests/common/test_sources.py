@@ -394,8 +394,8 @@ def test_source_configs_that_are_refused(options: dict[str, object], problem: st
     ("options", "problem"),
     [
         ({"sources": []}, "sources: expected at least one"),
-        ({"image_size": 0}, "image_size: expected 1 or more"),
-        ({"workers": -1}, "workers: expected 0 or more"),
+        ({"image_size": 0}, "image_size: expected 1 to 16384"),
+        ({"workers": -1}, "workers: expected 0 to 256"),
         ({"max_corrupt_share": 2}, "max_corrupt_share: expected a share"),
         ({"max_pixels": 10**9}, "max_pixels: expected at most"),
     ],

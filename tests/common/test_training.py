@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -25,6 +24,7 @@ from common.training.engine import BatchConfig, EngineConfig, deepspeed_config
 from common.training.metrics import Terms
 from common.training.optim import MuonConfig, cosine_factor, parameter_groups, warmup_steps, with_muon
 from common.training.progress import Progress
+from common.training.records import read_records
 from common.training.reporter import LoggingConfig, Reporter
 from common.training.state import Fact, TrainingState
 
@@ -206,7 +206,7 @@ def test_metrics_past_the_resumed_step_are_dropped(tmp_path: Path) -> None:
         for step in steps:
             reporter.line(step, {"loss": float(step + 10 * start)})
         reporter.close("done")
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_records(tmp_path)
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 23), (4, 24)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
+from common.training.records import read_records
 from generation.assemble import assemble_generator, start_generator
 from generation.extract_codes import extract
 from generation.model_folder import load_generator
@@ -35,8 +35,7 @@ def finished(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
+    return read_records(run, kind)
 
 
 def weights(run: Path) -> str:
@@ -45,7 +44,16 @@ def weights(run: Path) -> str:
 
 def test_a_run_leaves_the_documented_layout(finished: Path) -> None:
     found = {path.name for path in finished.iterdir()}
-    assert found == {"config.yaml", "versions.json", "metrics.jsonl", "pictures", "checkpoints", "model"}
+    assert found == {
+        "config.yaml",
+        "recipes",
+        "run.json",
+        "versions.json",
+        "metrics.jsonl",
+        "pictures",
+        "checkpoints",
+        "model",
+    }
     lines = records(finished, "train")
     seen = {"loss", "perplexity", "accuracy", "grad_norm", "lr", "images_per_second", "tokens_per_second"}
     assert seen | {"padding", "data_wait", "memory_gib", "skipped"} <= set(lines[-1])

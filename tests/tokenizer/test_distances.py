@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.config import ConfigError
 from common.data.images import to_float
 from common.errors import UserError
+from common.training.records import read_records
 from tokenizer import assemble, distances, held_out
 from tokenizer.discriminator import Discriminator
 from tokenizer.perceptual import Lpips, Perceptual, RandomFeatures
@@ -137,11 +138,8 @@ def test_the_discriminator_sees_and_learns_in_float32(
 
 
 def test_a_run_shows_the_distances(pictures: Path, tmp_path: Path) -> None:
-    import json
-
     train(tiny.tokenizer_recipe(pictures, tmp_path / "run", BOTH, "ema=true"))
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    last = [line for line in lines if line["kind"] == "evaluation"][-1]
+    last = read_records(tmp_path / "run", "evaluation")[-1]
     assert last["frechet_encoder"] > 0 and last["random_features"] > 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from common.errors import UserError
 from common.models.vqrae import VQRAE
+from common.training.records import read_records
 from tokenizer.objective import GeneratorObjective
 from tokenizer.train import train
 
@@ -33,8 +33,7 @@ def stage_1(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
+    return read_records(run, kind)
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -48,6 +47,8 @@ def test_a_run_leaves_the_documented_layout(stage_1: Path) -> None:
     assert found == {
         "config.yaml",
         "model_config.json",
+        "recipes",
+        "run.json",
         "versions.json",
         "metrics.jsonl",
         "pictures",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 
 from common.config import load_config
 from common.errors import UserError
+from common.training.records import read_records
 from common.training.state import TrainingState
 from understanding import few_bits
 from understanding.config import UnderstandingConfig
@@ -121,8 +121,7 @@ def test_the_export_is_what_was_trained(
 
 
 def records(run: Path, kind: str = "train") -> list[dict[str, Any]]:
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if line["kind"] == kind]
+    return read_records(run, kind)
 
 
 @needs_bitsandbytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.models.vqrae import VQRAE
+from common.training.records import read_records
 from common.training.state import TrainingState
 from understanding import assemble
 from understanding.config import UnderstandingConfig
@@ -48,13 +48,21 @@ def changed(one: Path, other: Path) -> set[str]:
 
 
 def records(run: Path, kind: str = "train") -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
+    return read_records(run, kind)
 
 
 def test_pretraining_leaves_the_documented_layout(pretrained: Path) -> None:
     found = {path.name for path in pretrained.iterdir()}
-    assert found == {"config.yaml", "versions.json", "metrics.jsonl", "pictures", "checkpoints", "model"}
+    assert found == {
+        "config.yaml",
+        "recipes",
+        "run.json",
+        "versions.json",
+        "metrics.jsonl",
+        "pictures",
+        "checkpoints",
+        "model",
+    }
     line = records(pretrained)[-1]
     seen = {"step", "epoch", "loss", "token_accuracy", "grad_norm", "lr", "samples_per_second", "skipped"}
     assert seen | {"tokens_per_second", "padding", "data_wait", "memory_gib"} <= set(line)

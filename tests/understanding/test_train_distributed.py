@@ -10,6 +10,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from common.training.records import read_records
 from understanding.batches import BatchPlan
 from understanding.train import train
 
@@ -83,7 +84,6 @@ def test_adapters_with_two_processes_are_those_with_one(
 def test_held_out_scores_do_not_depend_on_the_processes(
     pair: Any, shelf: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    import json
 
     held_out = f"{{annotations: {shelf / 'conversations.json'}, images: {shelf / 'images'}}}"
     overrides = [f"init_from={pretrained / 'model'}", *tiny.FINE_TUNING, "optimizer.lr=1e-12"]
@@ -92,8 +92,8 @@ def test_held_out_scores_do_not_depend_on_the_processes(
     pair.run("train_understanding", shelf=str(shelf), output=str(tmp_path / "two"), overrides=overrides)
     found = []
     for name in ("one", "two"):
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        (line,) = (line for line in lines if line.pop("kind") == "evaluation" and line["step"] == 3)
+        records = read_records(tmp_path / name, "evaluation")
+        (line,) = (line for line in records if line.pop("kind") and line["step"] == 3)
         found.append(line)
     assert found[0] == pytest.approx(found[1], rel=1e-5) and found[0]["samples"] == 11
 

@@ -1,0 +1,56 @@
+"""What the training of a generator will touch, tried before anything slow; and what of its recipe is hardly meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.errors import UserError
+from common.training.beginnings import (
+    schedule_warnings,
+    try_held_out,
+    try_model,
+    try_room,
+    try_run,
+    try_sources,
+)
+from common.training.plan import checkpoint_bytes
+from generation.assemble import generator_on_meta
+from generation.config import GenerationConfig
+from generation.dataset import code_folder
+
+
+def begin(run: Path, config: GenerationConfig) -> list[str]:
+    """Try everything; returns the warnings.
+
+    Raises:
+        UserError: something is not there, cannot be written, or there is no room for it.
+    """
+    try_run(run, config.logging)
+    language_model = config.model.language_model
+    try_model("model.tokenizer.source", config.model.tokenizer.source)
+    try_model("init_from", config.init_from)
+    if config.init_from is None:
+        try_model("model.language_model.source", language_model.source)
+    if config.data.codes is None:
+        try_sources("data.sources", config.data.sources)
+    else:
+        for number in range(len(config.data.sources)):
+            folder = code_folder(config.data.codes, number)
+            if not Path(folder).is_dir():
+                raise UserError(
+                    f"data.codes: {folder}: no such folder; run generation/extract_codes.py first"
+                )
+    source, limit = config.evaluation.source, config.evaluation.limit
+    try_held_out("evaluation.source", source, config.data.image_size, limit, strict=False)
+    model, vqrae = generator_on_meta(config.model)
+    learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
+    try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
+    return warnings(config)
+
+
+def warnings(config: GenerationConfig) -> list[str]:
+    """Lines about what is allowed and hardly meant."""
+    lines = schedule_warnings(config.steps, config.optimizer.warmup_steps, "optimizer.warmup_steps", ())
+    if config.evaluation.source is None:
+        lines.append("warning: evaluation.source: null, so logging.evaluate_every does nothing")
+    return lines
