@@ -16,7 +16,8 @@ shift 2
 cd "${SLURM_SUBMIT_DIR:-.}"
 
 rm -f "$run/preempted"  # of a former job: what stands there after this one was left by it
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${hosts%%$'\n'*}
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT
 

@@ -17,7 +17,8 @@ shift 2
 cd "${SLURM_SUBMIT_DIR:-.}"
 
 rm -f "$run/preempted"  # of a former job: what stands there after this one was left by it
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}
 
 # By itself torchrun would die of USR1 and leave its processes behind, and kill them 30 s after any signal.
 code=0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
+import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -152,7 +155,7 @@ def test_those_that_do_not_wait_for_others_are_named_first() -> None:
     )
 
 
-def test_a_loop_is_seen_to_move() -> None:
+def test_work_is_seen_to_move() -> None:
     seen: set[str] = set()
     done = threading.Event()
 
@@ -162,9 +165,22 @@ def test_a_loop_is_seen_to_move() -> None:
 
     thread = threading.Thread(target=look)
     thread.start()
-    for _ in range(100_000_000):
-        if len(seen) > 3:
-            break
+    end = time.monotonic() + 20
+    while len(seen) < 4 and time.monotonic() < end:
+        json.loads(json.dumps({"a": [str(number) for number in range(50)]}, indent=1))
     done.set()
     thread.join()
-    assert len(seen) > 3
+    assert len(seen) >= 4
+
+
+@pytest.mark.slow
+def test_the_timeout_of_collectives_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import deepspeed
+
+    from common import dist
+
+    asked: list[Any] = []
+    monkeypatch.setattr(dist.torch_dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda *_, **named: asked.append(named.get("timeout")))
+    dist.start(ProcessConfig(collective_timeout=77.0))
+    assert asked == [timedelta(seconds=77)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import tiny
 
 from benchmarks.forked_runs import ForkedRun, ForkServer
+from common.data.workers import in_workers
 from common.errors import UserError
 from common.training import stop as stopping
 from common.training.command import parse_arguments
@@ -112,6 +115,20 @@ def test_an_evaluation_is_cut_short(tmp_path: Path) -> None:
             if number == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
     assert seen == [0, 1, 2, 3]
+
+
+def test_loading_processes_outlive_a_signal_to_their_group(tmp_path: Path) -> None:
+    with listening(tmp_path):
+        stop_request(tmp_path).begin(10)
+        loaded = in_workers(lambda numbers: os.getpid(), lambda: ([n] for n in range(1000)), 1, 2)
+        worker = next(loaded)
+        for number in ("-INT", "-USR1", "-TERM"):
+            subprocess.run(["kill", number, str(worker)], check=True)  # not from its parent
+        assert {next(loaded) for _ in range(20)} == {worker}
+        (process,) = (child for child in multiprocessing.active_children() if child.pid == worker)
+        process.terminate()
+        process.join(30)
+        assert process.exitcode == 0
 
 
 # --- Two processes
