@@ -20,6 +20,7 @@ from common.models.vqrae import VQRAE
 from common.training.command import RunOptions
 from common.training.records import read_records
 from common.training.state import TrainingState
+from common.training.stored.reading import Checkpoint
 from understanding import assemble
 from understanding.config import UnderstandingConfig
 from understanding.train import train
@@ -128,6 +129,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
     def save_and_stop(self: TrainingState, checkpoints: Any) -> None:
         save(self, checkpoints)
+        checkpoints.wait()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -147,22 +149,21 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-import torch
 from common.config import load_config
+from common.training.stored import share
 from understanding.config import UnderstandingConfig
 from understanding.train import train
 
-save, calls = torch.save, []
+save = share.save_file
 
-def save_half(value, file, *rest, **options):
-    if Path(str(file)).parent.parent.name.startswith(".step_00000004"):
-        save(value, file, *rest, **options)
-        with open(file, "r+b") as torn:  # in the middle of the engine's largest file
+def save_half(tensors, file):
+    save(tensors, file)
+    if Path(str(file)).parent.name.startswith(".step_00000004"):
+        with open(file, "r+b") as torn:  # in the middle of the largest file
             torn.truncate(os.path.getsize(file) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
-    return save(value, file, *rest, **options)
 
-torch.save = save_half
+share.save_file = save_half
 train(load_config(UnderstandingConfig, sys.argv[1]))
 """
 
@@ -218,13 +219,10 @@ def test_the_attention_of_the_recipe_reaches_both_stages(
 
 def test_a_checkpoint_holds_only_what_learns(shelf: Path, pretrained: Path) -> None:
     """The tower and, in pretraining, the language model are not saved again."""
-    latest = pretrained / "checkpoints" / "step_00000006"
-    saved = torch.load(
-        latest / "language_side" / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False
-    )
-    assert {name.split(".")[2] for name in saved["module"]} == {"multi_modal_projector"}
-    state = torch.load(latest / "state_rank00000.pt", map_location="cpu", weights_only=True)
-    assert len(state["tower"]) == 64
+    saved = Checkpoint(pretrained / "checkpoints" / "step_00000006")
+    learned = {key.split("/")[-1].split(".")[2] for key in saved.keys()}  # noqa: SIM118
+    assert learned == {"multi_modal_projector"}
+    assert len(saved.record["facts"]["tower"]) == 64
 
 
 def test_another_tower_is_not_resumed_with(shelf: Path, pretrained: Path, tmp_path: Path) -> None:
@@ -291,7 +289,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_checkpoint(
         return loss * (float("nan") if len(calls) > 2 * 2 else 1.0), predicted
 
     monkeypatch.setattr(LanguageSide, "forward", diverge)
-    quiet = ("logging.picture_every=100", "guard.max_in_a_row=2")
+    quiet = ("logging.picture_every=100", "guard.max_in_a_row=2", "checkpoint.background=false")
     with pytest.raises(UserError, match=r"2 bad steps in a row; .*loss loss not finite on rank 0"):
         train(tiny.understanding_recipe(shelf, tmp_path / "run", *quiet))
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text().strip() == "step_00000002"
