@@ -7,7 +7,8 @@ The state is that of AdamW in float32: weights and two moments, 12 bytes a param
 and saves three times; told are medians. `torch.save`, ours in the foreground and ours in the background save the same
 tensors, read from a mapped file, so that the copy that the background wants is all the memory that is taken.
 DeepSpeed's `save_checkpoint` and ours in the foreground save the same engine under ZeRO-1; ours gathers each tensor
-whole on the way. Ours are flushed to disk and hashed; torch and DeepSpeed do neither.
+whole on the way. Ours are flushed to disk and hashed; torch and DeepSpeed do neither. The engine has not stepped:
+DeepSpeed has no moments to save then, which ours writes as zeros.
 """
 
 from __future__ import annotations
