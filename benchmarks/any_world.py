@@ -4,9 +4,8 @@
 
 The tiny recipes of the tests train for six steps, once with two processes throughout, once with two, one, two. Printed
 for each kind of engine: samples read in another step, twice or never (the ledger, which must be exact), and how far
-losses are apart, relative, at most: rounding, since sums are taken in another order. Where an engine reduces gradients
-in bfloat16 (`bf16_autocast` and `bf16` above ZeRO-0) it rounds each share of a sum to 8 bits. "two, two" is a
-resumption with as many processes, which must be bit-equal.
+losses are apart, relative, at most: rounding, since sums are taken in another order. "two, two" is a resumption with as
+many processes, which must be bit-equal.
 """
 
 from __future__ import annotations

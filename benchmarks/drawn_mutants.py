@@ -56,7 +56,7 @@ def seen_by(outcome: Outcome) -> str | None:
 def verdict(mutant: Mutant, tests: Sequence[str], folder: Path, limit: int) -> dict[str, str | float]:
     """Plants the fault into the copy at `folder`, which is left as it was."""
     file = folder / mutant.file
-    sound = file.read_text(encoding="utf-8")
+    sound = file.read_text(encoding="utf-8") if file.is_file() else ""
     faulty = planted(mutant, sound)
     if faulty is None:
         return {"verdict": "gone"}

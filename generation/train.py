@@ -71,7 +71,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     newest = checkpoints.newest()
-    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change, newest.record) if newest else []
     notices += begin(run, config)
 
     torch.manual_seed(config.seed)  # the same weights on every rank
@@ -90,6 +90,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
         engines={"generator": engine},
         parts={"corrupt": corrupt, "guard": guard},
         progress=progress,
+        recipe=config,
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
     if newest is not None:

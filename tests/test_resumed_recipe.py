@@ -16,6 +16,7 @@ import tokenizer.assemble
 import tokenizer.train
 import understanding.assemble
 import understanding.train
+from common.config import dump_config
 from common.errors import UserError
 from common.training.command import RunOptions
 from common.training.optim import cosine_factor
@@ -116,6 +117,17 @@ def test_a_weight_of_the_loss_acts_from_the_resume_on(shelf: Path, tmp_path: Pat
         perceptual, codebook = (0.1, 1.0) if line["step"] <= 2 else (2.0, 0.5)
         terms = line["l2"] + codebook * line["codebook"] + 0.25 * line["commitment"]
         assert line["loss"] == pytest.approx(terms + perceptual * line["perceptual"], rel=1e-3)
+
+
+def test_the_recipe_of_the_checkpoint_is_what_counts(shelf: Path, tmp_path: Path) -> None:
+    """A start that ended before its first checkpoint leaves its recipe in config.yaml, and no step trained with it."""
+    run = tmp_path / "run"
+    train(recipe("tokenizer", shelf, run, "steps=2"))
+    other = dump_config(recipe("tokenizer", shelf, run, "steps=2", "seed=1"))
+    (run / "config.yaml").write_text(other)
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        train(recipe("tokenizer", shelf, run, "steps=3", "seed=1"))
+    train(recipe("tokenizer", shelf, run, "steps=3"))
 
 
 def files(run: Path) -> dict[str, bytes]:

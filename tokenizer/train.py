@@ -80,7 +80,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     newest = checkpoints.newest()
-    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change, newest.record) if newest else []
     notices += begin(run, config)
 
     torch.manual_seed(config.seed)  # the same weights on every rank
@@ -106,6 +106,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
         engines=engines,
         parts={"lecam": lecam, "ema": ema, "corrupt": corrupt, "guard": guard, "codebook": codebook},
         progress=progress,
+        recipe=config,
     )
     if newest is not None:
         state.load(newest)

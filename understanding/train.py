@@ -71,7 +71,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     stop = stop_request(run)
     checkpoints = Checkpoints.of(run, config.checkpoint)
     newest = checkpoints.newest()
-    notices = check_recipe(run, config, ON_RESUME, options.allow_change) if newest else []
+    notices = check_recipe(run, config, ON_RESUME, options.allow_change, newest.record) if newest else []
     begin(run, config)
     torch.manual_seed(config.seed)  # the same projector on every rank
     settings = deepspeed_config(
@@ -100,6 +100,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
         engines={"language_side": engine},
         parts={"skipped": left_out, "guard": guard},
         progress=progress,
+        recipe=config,
         facts={"tower": assemble.tower_fact(tower)},
         # A frozen language model comes from where the recipe says.
         without_frozen=("language_side",),

@@ -46,7 +46,7 @@ class Layout:
 
     def __init__(self, engine: Any) -> None:
         self.zero = engine.optimizer
-        self.optimizer: torch.optim.Optimizer = getattr(self.zero, "optimizer", self.zero)
+        self.optimizer: Any = getattr(self.zero, "optimizer", self.zero)
         self.owned: dict[int, Tensor] = {}
         """Parameter (by `id`) -> the tensor of the optimizer that holds its master weights."""
         self.groups: dict[int, dict[str, Any]] = {}
@@ -107,6 +107,16 @@ class Layout:
 
     def settle(self) -> None:
         """After everything is written: what is computed with follows from the master weights."""
+
+    def _step_with_nothing(self) -> None:
+        """DeepSpeed's optimizer for states that rest in memory has the powers of its betas as running products, which
+        are not quite powers; so it takes the steps again, and moves nothing."""
+        if hasattr(self.optimizer, "ds_opt_adam"):
+            steps = max((int(state.get("step", 0)) for state in self.optimizer.state.values()), default=0)
+            group, nothing = self.optimizer.param_groups[0], [torch.zeros(1) for _ in range(4)]
+            fixed = (0.0, *group["betas"], group["eps"], 0.0, group["bias_correction"])
+            for step in range(1, steps + 1):
+                self.optimizer.ds_opt_adam.adam_update(self.optimizer.opt_id, step, *fixed, *nothing)
 
     def _state(self, parameter: nn.Parameter) -> dict[str, Any]:
         return self.optimizer.state[self.owned[id(parameter)]]
@@ -203,6 +213,7 @@ class Flat(Layout):
                 self.optimizer.state[flat][MUON[0]] = torch.zeros(size, device=flat.device)
 
     def settle(self) -> None:
+        self._step_with_nothing()
         self.zero.update_lp_params()
 
 
@@ -249,6 +260,7 @@ class Partitioned(Layout):
                 self.zero._optimizer_states_and_gradient_swap_out(number)
 
     def settle(self) -> None:
+        self._step_with_nothing()
         self.zero.checkpoint_event_prologue()
         for number in range(len(self.zero.fp16_groups)):
             swapped = self.zero._swappable_optimizer_subgroup(number)

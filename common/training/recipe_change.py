@@ -133,20 +133,20 @@ def check_recipe(
     config: Any,
     rules: Rules,
     allowed: Collection[str],
-    trained_with: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Whether a run may go on from its checkpoint with this recipe; the lines that say what has changed.
 
     Args:
         config: the recipe to go on with.
         allowed: fields, or sections, of class `refused` that may differ.
-        trained_with: the checkpoint's recipe as plain data; None takes `RUN/config.yaml`.
+        record: of the checkpoint; where it holds no `recipe`, that in `RUN/config.yaml` is taken.
 
     Raises:
         UserError: a refused field has changed and is not named in `allowed`; `allowed` names what is no field; the
             former recipe cannot be read.
     """
-    stored = run / "config.yaml"
+    stored, trained_with = run / "config.yaml", (record or {}).get("recipe")
     if trained_with is None:
         if not stored.is_file():
             return [f"warning: {stored}: absent, so nobody can tell whether the recipe has changed"]

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from common import dist
+from common.config import plain
 from common.errors import UserError
 from common.training.checkpoint import Checkpoint, Checkpoints
 from common.training.engine_state import (
@@ -75,6 +76,7 @@ class TrainingState:
         progress: where the run stands; `load` sets it.
         facts: what must not have changed on resume.
         without_frozen: the engines whose frozen parameters are not saved, since they come from elsewhere.
+        recipe: what the run is trained with; the next start compares its own with it (`recipe_change`).
     """
 
     def __init__(
@@ -84,11 +86,13 @@ class TrainingState:
         progress: Progress,
         facts: Mapping[str, Fact] | None = None,
         without_frozen: Collection[str] = (),
+        recipe: Any = None,
     ) -> None:
         self.engines = {name: engine for name, engine in engines.items() if engine is not None}
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.progress = progress
         self.facts, self.without_frozen = dict(facts or {}), without_frozen
+        self.recipe = plain(recipe)
 
     def save(self, checkpoints: Checkpoints) -> None:
         """All ranks call it together, between steps.
@@ -104,6 +108,7 @@ class TrainingState:
             "engines": {name: engine_numbers(engine) for name, engine in self.engines.items()},
             "parts": {name: _numbers(state) for name, state in states.items()},
             "facts": {name: fact.value for name, fact in self.facts.items()},
+            "recipe": self.recipe,
         }
         checkpoints.save(self.progress.step, self._tensors(states), record)
 

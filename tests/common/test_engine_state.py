@@ -28,8 +28,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "partitioned": {"zero_stage": 3, "precision": "bf16"},
     "partitioned offload": {"zero_stage": 3, "offload": "cpu"},
 }
-# Muon turns a rounded gradient into an orthogonal matrix, small values as large as great ones.
-ROUNDING = {"flat muon": 2e-2}
+# In bfloat16 a sum in another order may round to another of 8 bits; Muon makes small values as large as great ones.
+ROUNDING = {"fp32": 2e-6, "bf16": 1e-3, "muon": 2e-2}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +52,8 @@ def test_two_ranks_then_one_then_two(name: str, pair: Any, tmp_path: Path) -> No
     assert_equal(at["one"] + "_loaded", at["two"])
     back = pair.run("engine", shape=shape, to=at["back"], of=at["one"], start=4, steps=6)[0]
     assert_equal(at["back"] + "_loaded", at["one"])
-    assert two + one + back == pytest.approx(whole, abs=ROUNDING.get(name, 2e-6))
+    rounding = ROUNDING["muon" if "muon" in shape else shape.get("precision", "fp32")]
+    assert two + one + back == pytest.approx(whole, abs=rounding)
 
 
 def test_any_stage_goes_on_from_any(tmp_path: Path) -> None:

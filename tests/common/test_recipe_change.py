@@ -183,7 +183,7 @@ def test_the_recipe_of_the_checkpoint_counts_more_than_the_file(tmp_path: Path) 
     config = Recipe(**{**BASE, "seed": 2})
     keep_recipe(tmp_path, config, 0, 1)
     with pytest.raises(UserError, match="seed: 1 -> 2"):
-        check_recipe(tmp_path, config, RULES, (), plain(Recipe(**BASE)))
+        check_recipe(tmp_path, config, RULES, (), {"step": 3, "recipe": plain(Recipe(**BASE))})
 
 
 def test_every_recipe_stays_beside_the_run_once(tmp_path: Path) -> None:

@@ -114,6 +114,30 @@ def test_the_average_follows_its_formula_and_leaves_the_model_as_it_was() -> Non
     assert resumed.updates == 5
 
 
+def test_averages_go_on_with_any_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(*[nn.Linear(2, width) for width in (3, 4, 5)])
+
+    def ranks(world: int) -> list[ShardedEMA]:
+        monkeypatch.setattr("common.dist.world", lambda: world)
+        averages = []
+        for rank in range(world):
+            monkeypatch.setattr("common.dist.rank", lambda rank=rank: rank)
+            averages.append(ShardedEMA(model))
+        return averages
+
+    held = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    for world in (2, 1, 3, 2):
+        there = ranks(world)
+        told = []
+        for rank, average in enumerate(there):
+            monkeypatch.setattr("common.dist.rank", lambda rank=rank: rank)
+            average.load_tensors(held.__getitem__)
+            told.append(dict(average.tensors()))
+        for name, value in held.items():
+            (mine,) = [tensors[name] for tensors in told if tensors[name] is not None]
+            assert torch.equal(mine, value)
+
+
 def recipe_of(tower: str, **parts: Any) -> TrainingState:
     """Without engines, which tests/common/test_engine_state.py has."""
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
+from common.training.command import RunOptions
 from common.training.records import read_records
 from generation.assemble import assemble_generator, start_generator
 from generation.extract_codes import extract
@@ -226,8 +227,10 @@ def test_training_goes_on_from_a_generator(finished: Path, shelf: Path, tmp_path
 
 
 def test_a_run_is_not_resumed_with_another_vqrae(finished: Path, shelf: Path) -> None:
+    """Not even where another source is allowed: the codes would mean other pictures."""
+    recipe = tiny_generator.recipe(shelf, finished, f"model.tokenizer.source={shelf / 'other_vqrae'}")
     with pytest.raises(UserError, match="step_00000006: belongs to another VQRAE"):
-        train(tiny_generator.recipe(shelf, finished, f"model.tokenizer.source={shelf / 'other_vqrae'}"))
+        train(recipe, RunOptions(allow_change=("model.tokenizer.source",)))
 
 
 def test_a_model_from_scratch(shelf: Path, tmp_path: Path) -> None:

@@ -55,15 +55,13 @@ def test_revived_codes_are_recent_features_and_live_ones_untouched() -> None:
     distances, which = (after[dead][:, None] - points).norm(dim=-1).min(1)
     assert distances.max() < 1e-4 and len(which.unique()) == int(dead.sum())
 
-    now = usage_of(quantizer, features).compute()
-    before_that = usage.compute()["usage"]
-    assert (
-        before_that < 0.15 and now["usage"] > 0.9
-    )  # a live code may have lost all its features to revived ones
+    now = usage_of(quantizer, features)
+    assert (now.counts[dead] > 0).all()  # while live codes may lose all their features to them
+    assert now.compute()["usage"] > 5 * usage.compute()["usage"]
     average = torch.nn.Linear(DIM, DIM, bias=False)  # the moving average has another W and the same C
     average.weight.data.lerp_(weight, 1.0).add_(1e-2 * torch.randn(DIM, DIM))
     quantizer.transform = average  # type: ignore[assignment]
-    assert usage_of(quantizer, features).compute()["usage"] > 0.8
+    assert usage_of(quantizer, features).compute()["usage"] > 4 * usage.compute()["usage"]
 
 
 def test_the_draw_follows_from_seed_and_step() -> None:

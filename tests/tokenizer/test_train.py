@@ -185,7 +185,7 @@ def test_a_full_disk_while_saving_keeps_the_checkpoint(pictures: Path, tmp_path:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
         with pytest.raises(UserError, match=r"the last whole checkpoint is .*step_00000003"):
-            train(tiny.tokenizer_recipe(pictures, run))
+            train(tiny.tokenizer_recipe(pictures, run, "checkpoint.background=false"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.models.vqrae import VQRAE
+from common.training.command import RunOptions
 from common.training.records import read_records
 from common.training.state import TrainingState
 from understanding import assemble
@@ -233,7 +234,8 @@ def test_another_tower_is_not_resumed_with(shelf: Path, pretrained: Path, tmp_pa
     build_encoder(tiny.SIGLIP).save_pretrained(tmp_path / "other")
     other = f"model.tower.source={tmp_path / 'other'}"
     with pytest.raises(UserError, match=r"model\.tower: was trained on the tower"):
-        train(tiny.understanding_recipe(shelf, pretrained, other))
+        allowed = RunOptions(allow_change=("model.tower.source",))
+        train(tiny.understanding_recipe(shelf, pretrained, other), allowed)
     with pytest.raises(UserError, match=r"init_from: was trained on the tower"):
         train(fine_tuning(shelf, pretrained, tmp_path / "run", other))
 
