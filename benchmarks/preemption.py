@@ -24,7 +24,6 @@ from rich.table import Table
 
 from benchmarks.forked_runs import ROOT, ForkedRun, ForkServer, free_port
 from common.command import described_parser
-from common.config import dump_config
 from common.errors import run_cli
 
 TESTS = ROOT / "tests"
@@ -56,18 +55,16 @@ def main() -> None:
     with ForkServer(["preempt_jobs"], [TESTS]) as server:
         for row in forked_rows(server, arguments.output):
             table.add_row(*row)
-    if not arguments.without_launchers:
-        for row in launched_rows(arguments.output):
-            table.add_row(*row)
+        if not arguments.without_launchers:
+            for row in launched_rows(server, arguments.output):
+                table.add_row(*row)
     Console(width=140).print(table)
 
 
 def forked_rows(server: ForkServer, folder: Path) -> Iterator[Row]:
     """Stops, a dead, a failing and a hanging process, without a launcher."""
-    sys.path.insert(0, str(TESTS))
-    import tiny
-
-    pictures = tiny.write_pictures(folder / "pictures")
+    pictures = folder / "pictures"
+    server.start("tiny:write_pictures", 1, folder / "pictures_logs", {"folder": pictures}).wait(600)
 
     def start(name: str, **more: Any) -> ForkedRun:
         shared = {"job": "tokenizer", "shelf": str(pictures), "output": str(folder / name)}
@@ -104,13 +101,11 @@ def forked_rows(server: ForkServer, folder: Path) -> Iterator[Row]:
     )
 
 
-def launched_rows(folder: Path) -> Iterator[Row]:
+def launched_rows(server: ForkServer, folder: Path) -> Iterator[Row]:
     """The same under launchers: SIGTERM to each, a rank that is killed, and restarts."""
-    import tiny
-
     recipe = folder / "recipe.yaml"
-    config = tiny.tokenizer_recipe(folder / "pictures", folder / "run", *RECIPE, "steps=4000")
-    recipe.write_text(dump_config(config))
+    inputs = {"path": recipe, "pictures": folder / "pictures", "overrides": [*RECIPE, "steps=4000"]}
+    server.start("preempt_jobs:write_recipe", 1, folder / "recipe_logs", inputs).wait(600)
     torchrun = [
         sys.executable,
         "-m",

@@ -232,13 +232,9 @@ class Peers:
         for rank, heard in list(self._heard.items()):
             if now - heard > self.limits.silent_after:
                 self._heard.pop(rank)
-                silent = f"no sign of life for {self.limits.silent_after:.0f} s"
-                self._note(
-                    {
-                        "gone": rank,
-                        "message": f"{self._name(rank)}: {silent}; stopped, or its machine is gone",
-                    }
-                )
+                name, limit = self._name(rank), self.limits.silent_after
+                said = f"{name}: no sign of life for {limit:.0f} s; stopped, or its machine is gone"
+                self._note({"gone": rank, "message": said})
         still = now - self._moved
         if self.rank == 0 and self.step is not None and still > self.limits.stuck_after:
             told = describe_stand_still({rank: place[1] for rank, place in sorted(self._places.items())})
@@ -261,7 +257,7 @@ class Peers:
                 with suppress(OSError):
                     link.send({"verdict": verdict})
         if "failed" not in verdict and "stopped" not in verdict and (self.rank == 0 or self.speaks):
-            print(f"\nerror: {verdict['message']}; the other processes end", file=sys.stderr, flush=True)
+            print(f"\nerror: {verdict['message']}", file=sys.stderr, flush=True)  # below a progress bar
         self._verdict = verdict
 
     def _obey(self) -> None:

@@ -15,6 +15,7 @@ import pair_jobs
 import tiny
 import tiny_generator
 
+from common.config import dump_config
 from common.errors import UserError, run_cli
 from common.training.state import TrainingState
 from common.training.stop import listening
@@ -67,6 +68,11 @@ def train(
         run_cli(command)
     finally:
         atexit._run_exitfuncs()  # a forked process has no end of its own
+
+
+def write_recipe(path: Path, pictures: Path, overrides: list[str]) -> None:
+    """The tiny tokenizer's recipe, for a command to read."""
+    path.write_text(dump_config(tiny.tokenizer_recipe(pictures, path.parent / "run", *overrides)))
 
 
 def signalled(at: str, number: int, note: str | None = None) -> AbstractContextManager[Any]:
