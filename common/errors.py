@@ -130,6 +130,7 @@ def _several() -> bool:
 def _end_soon() -> None:
     """A failed process may wait for others at its end, in code that is not Python's: the system ends it then."""
     if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers end what is left; the line comes first
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(STUCK)
 
