@@ -44,12 +44,19 @@ CONFIG_OF: dict[str, type] = {
 # Commands of others, whose options are their own affair.
 FOREIGN_COMMANDS = {
     "apt-get", "cd", "export", "git", "hf", "lmms-eval", "mkdir", "modelscope", "pip", "pre-commit", "source",
-    "tensorboard", "unzip", "iconv", "uv", ".venv/bin/uv",
+    "tensorboard", "unzip", "iconv", "uv", ".venv/bin/uv", "dmesg", "sbatch",
 }  # fmt: skip
 # What starts a script of ours, with its options: True where a value follows.
 LAUNCHERS = {
     "deepspeed": {"--hostfile": True, "--num_gpus": True, "--num_nodes": True, "--include": True},
-    "torchrun": {"--standalone": False, "--nproc-per-node": True, "--nnodes": True},
+    "torchrun": {
+        "--standalone": False,
+        "--nproc-per-node": True,
+        "--nnodes": True,
+        "--max-restarts": True,
+        "--shutdown-timeout": True,
+        "--signals-to-handle": True,
+    },
 }
 # Scripts that hand their options on.
 PASSED_ON = {"benchmarks.geneval_processes": ("bash", "evals/run_geneval.sh")}
@@ -59,7 +66,7 @@ OURS = ("python", "bash", "vqrae", *LAUNCHERS)
 FOREIGN_WORDS = {
     "CUDA_VISIBLE_DEVICES", "HF_HOME", "HUB_ID", "OutOfMemoryError", "push_to_hub", "slots", "node1", "hosts",
     "iconv", "sys.path", "vision_feature_layer", "key.path", "value", "pair.run",
-    "add_special_tokens",
+    "add_special_tokens", "torch.save", "dmesg", "0002.yaml", "deepspeed.launcher.launch", "USR1@300",
 }  # fmt: skip
 # Folders that runs and users make: what is below them cannot be looked up.
 MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures")
