@@ -151,9 +151,8 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
             reporter.rewind(progress.step)
             batches = stream()
             continue
-        saving = saving and (
-            guard.healthy or last or stopping
-        )  # in a row of bad steps the one before it is kept
+        # In a row of bad steps the checkpoint before them is kept.
+        saving = saving and (guard.healthy or last or stopping)
         if saving:
             state.save(checkpoints)
 

@@ -216,9 +216,8 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
-        saving = saving and (
-            guard.healthy or last or stopping
-        )  # in a row of bad steps the one before it is kept
+        # In a row of bad steps the checkpoint before them is kept.
+        saving = saving and (guard.healthy or last or stopping)
         if saving:
             state.save(checkpoints)
 
