@@ -127,6 +127,7 @@ def tokenizer_of(shelf: Path, name: str) -> Path:
         *(f"data.image_size={side}", "data.sources=" + shards(shelf, 3)),
         *("loss.perceptual_model={preset: random_features}", "steps=2", *ONE_STEP),
         *(f"evaluation.images={shelf / 'pictures'}", "evaluation.limit=4", "model.codebook_start.images=16"),
+        "evaluation.distances=[frechet_encoder, random_features]",  # those that need no weights
     ]
     stages = {
         f"{name}_stage1": [f"output={shelf / name}_stage1"],

@@ -67,5 +67,5 @@ def test_every_parameter_learns() -> None:
 def test_bad_sizes_name_their_field() -> None:
     with pytest.raises(ValueError, match=r"^width: expected a multiple of norm_groups \(32\), found 48"):
         DiscriminatorConfig(width=48, stages=2, pool=4)
-    with pytest.raises(ValueError, match=r"^stages: expected 1 or more"):
+    with pytest.raises(ValueError, match=r"^stages: expected 1 to 12, found 0"):
         DiscriminatorConfig(width=32, stages=0, pool=4)
