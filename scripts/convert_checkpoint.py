@@ -48,13 +48,13 @@ def convert(arguments: argparse.Namespace) -> None:
             f"{run / 'checkpoints' / wanted}: not there; there is {', '.join(p.name for p in there)}"
         )
     pickled = Pickled(run / "checkpoints" / wanted)
-    tensors = dict(pickled.tensors())  # all is read before anything is written
+    tensors, facts = dict(pickled.tensors()), pickled.facts()  # all is read before anything is written
 
     output.mkdir(parents=True)
     try:
         if (run / "config.yaml").is_file():
             write_text(output / "config.yaml", (run / "config.yaml").read_text(encoding="utf-8"))
-        record = {"step": pickled.step, CONVERTED: str(pickled.folder)}
+        record = {"step": pickled.step, "facts": facts, CONVERTED: str(pickled.folder)}
         path = Checkpoints(output / "checkpoints", keep=1).save(pickled.step, tensors.items(), record)
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)

@@ -5,6 +5,7 @@ Tower, text tokenizer and what is frozen are found where the recipe says, as by 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,14 @@ def export(
     whole = replace(config.engine, zero_stage=0, offload="none", activation_checkpointing=False)
     config, device = replace(config, engine=whole), torch.device("cpu")
     tower = assemble.assemble_tower(config, device)
-    assemble.tower_fact(tower).check(checkpoint.record["facts"]["tower"], str(checkpoint.path))
+    trained_on = checkpoint.record["facts"].get("tower")
+    if trained_on is None:
+        print(
+            f"warning: {checkpoint.path}: converted, and does not say which tower it was trained on",
+            file=sys.stderr,
+        )
+    else:
+        assemble.tower_fact(tower).check(trained_on, str(checkpoint.path))
     processor = assemble.assemble_processor(config, tower)
     side = assemble.assemble_language_side(config, tower, processor, {}, device)
     fill_module(side, "language_side", checkpoint)

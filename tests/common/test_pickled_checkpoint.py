@@ -39,7 +39,8 @@ def run(tmp_path: Path) -> Path:
     torch.save(state, folder / "net" / "mp_rank_00_model_states.pt")
     for rank in range(2):
         shadow = {f"p{rank}": torch.full((3,), float(rank))}
-        torch.save({"step": 6, "ema": {"updates": 6, "shadow": shadow}}, folder / f"state_rank{rank:05d}.pt")
+        state = {"step": 6, "ema": {"updates": 6, "shadow": shadow}, "vqrae_sha256": "ab", "tower": "cd"}
+        torch.save(state, folder / f"state_rank{rank:05d}.pt")
     (folder.parent / "latest").write_text("step_00000006\n")
     (tmp_path / "run" / "config.yaml").write_text("steps: 6\n")
     return tmp_path / "run"
@@ -59,6 +60,7 @@ def test_weights_buffers_and_averages(run: Path, capsys: pytest.CaptureFixture[s
     assert found is not None and found.step == 6
     assert sorted(found.keys()) == ["net/buffer/scale", "net/weight/a", "part/ema/p0", "part/ema/p1"]
     assert found.read("part/ema/p1").tolist() == [1, 1, 1] and found.read("net/weight/a").tolist() == [1, 1]
+    assert found.record["facts"] == {"vqrae_sha256": "ab"}
     assert (output / "config.yaml").read_text() == "steps: 6\n"
     with pytest.raises(UserError, match=r"converted: holds weights and no optimizer.*vqrae export"):
         Checkpoints(output / "checkpoints", keep=1).newest()

@@ -69,6 +69,17 @@ class Pickled:
             raise UserError(f"{self.folder}: expected a folder named step_ and eight digits")
         return step
 
+    def facts(self) -> dict[str, str]:
+        """What the run depended on beside its weights, such as the hash of a frozen model; but for the tower's, which
+        counted a head that is not kept any more.
+
+        Raises:
+            UserError: a file is damaged, or holds what would be executed.
+        """
+        first = self.folder / "state_rank00000.pt"
+        state = _load(first) if first.is_file() else {}
+        return {name: value for name, value in state.items() if isinstance(value, str) and name != "tower"}
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Weights, buffers and averages, under the names of today's format (see `engine_state`).
 
