@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from common import dist
@@ -15,7 +13,7 @@ from common.training.stop import until_stopped
 from generation.code_encoder import CodeEncoder
 from generation.config import GenerationConfig
 from generation.dataset import Batch, SequenceBuilder
-from generation.objective import NextCode
+from generation.objective import NextCode, perplexity
 
 
 class HeldOut:
@@ -69,4 +67,4 @@ class HeldOut:
         if not images:
             return {}
         loss, accuracy = loss / images, accuracy / images
-        return {"loss": loss, "perplexity": math.exp(loss), "accuracy": accuracy, "images": images}
+        return {"loss": loss, "perplexity": perplexity(loss), "accuracy": accuracy, "images": images}

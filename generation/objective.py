@@ -9,6 +9,7 @@ Legend: B sequences, L their length, M positions that predict, d width, K codes,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +71,11 @@ def next_code_loss(
         targets = targets + vocabulary.first_code
     loss, likeliest = next_token_loss(hidden, predictors, targets, lambda rows: F.linear(rows, head), "mean")
     return NextCodeOutput(loss=loss, accuracy=(likeliest == targets).float().mean())
+
+
+def perplexity(loss: float) -> float:
+    """Among how many codes a model with this loss (nats a code) still hesitates; infinite where a float ends."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -35,7 +35,6 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
     Raises:
         UserError: the recipe does not fit machine, models or data, a loss is not finite, or nothing can be saved.
     """
-    import math
     from collections.abc import Iterator
     from contextlib import suppress
 
@@ -61,7 +60,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
     from generation.dataset import Batch, SequenceBuilder, training_batches
     from generation.efficiency import GenerationEfficiency
     from generation.held_out import HeldOut
-    from generation.objective import NextCode
+    from generation.objective import NextCode, perplexity
     from generation.training_samples import SamplePictures
 
     # --- The process group, the run's folder, and the models
@@ -159,7 +158,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts
         if line_due:
             line = terms.take() | guard.line()
-            line["perplexity"] = math.exp(line["loss"])  # among how many codes the model still hesitates
+            line["perplexity"] = perplexity(line["loss"])
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line["lr"] = engine.optimizer.param_groups[0]["lr"]
             line |= efficiency.rates(watch.take())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from generation.dataset import SequenceBuilder
 from generation.model_folder import GeneratorFolder
-from generation.objective import NextCode
+from generation.objective import NextCode, perplexity
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +80,11 @@ def test_equal_rows_make_all_codes_equally_likely(tmp_path: Path) -> None:
     ids, predictors, targets, _ = inputs(generator)
     loss = NextCode(generator.model, generator.vocabulary, "codes")(ids, predictors, targets).loss
     torch.testing.assert_close(loss, torch.tensor(32.0).log())
+
+
+def test_a_loss_beyond_measure_has_a_perplexity() -> None:
+    assert (
+        perplexity(0.0) == 1.0
+        and perplexity(710.0) == float("inf")
+        and perplexity(float("inf")) == float("inf")
+    )
