@@ -7,8 +7,8 @@ The state is that of AdamW in float32: weights and two moments, 12 bytes a param
 and saves three times; told are medians. `torch.save`, ours in the foreground and ours in the background save the same
 tensors, read from a mapped file, so that the copy that the background wants is all the memory that is taken.
 DeepSpeed's `save_checkpoint` and ours in the foreground save the same engine under ZeRO-1; ours gathers each tensor
-whole on the way. Ours are flushed to disk and hashed; torch and DeepSpeed do neither. The engine has not stepped:
-DeepSpeed has no moments to save then, which ours writes as zeros.
+whole on the way. Ours are flushed to disk and hashed; torch and DeepSpeed do neither. The engine has done one step, so
+that it has moments to save.
 """
 
 from __future__ import annotations
@@ -105,16 +105,25 @@ def _of_engine(way: str, folder: Path, layers: int) -> tuple[Callable[[int], Any
     from common.training.optim import parameter_groups
 
     dist.start()
-    with torch.device("meta"):
-        model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
-    model.to_empty(device="cpu")
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
+
+    class Sum(nn.Module):
+        """Matrices whose gradients cost no products."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.matrices = nn.ParameterList(torch.zeros(WIDTH, WIDTH) for _ in range(layers))
+
+        def forward(self) -> Tensor:
+            return torch.stack([matrix.sum() for matrix in self.matrices]).sum()
+
+    model = Sum()
     settings = deepspeed_config(
         EngineConfig(zero_stage=1, precision="fp32"), BatchConfig(global_size=1, micro_size=1), 1, None
     )
     groups = parameter_groups("all", [model], 1e-4, 0.0)
     engine = start_engine(model, groups, lambda group: lambda step: 1.0, (0.9, 0.99), 1e-8, settings)
+    engine.backward(engine())
+    engine.step()
     if way == "DeepSpeed":
         return lambda step: engine.save_checkpoint(str(folder), tag="saved"), lambda: None
     checkpoints = Checkpoints(folder, keep=1)

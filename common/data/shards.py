@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.blobs import read_at
 from common.data.config import SourceConfig
 from common.data.order import derive_key, permuted
 from common.data.sources import IndexedSource, RawImage
 from common.data.strings import StringTable
-from common.data.tar_index import count_samples, load_index, read_at
+from common.data.tar_index import count_samples, load_index
 from common.errors import UserError
 
 

@@ -8,7 +8,8 @@ To add one: subclass `IndexedSource` if any sample can be read by index, else `S
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from common.data.order import derive_key, permuted
 
@@ -22,10 +23,44 @@ class RawImage:
     caption: str | None = None
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a source was given, and what became of it.
+
+    Args:
+        samples: that can be drawn; None where only reading to the end would tell.
+        captions: of them, those with a caption; None where only reading would tell.
+        left_out: what was found beside them and is not used: why -> how many files, members or rows.
+    """
+
+    samples: int | None
+    captions: int | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a source that changes as a whole: a tar, a table, a slice of a folder.
+
+    Args:
+        name: unique in its source, and the same wherever the source is mounted.
+        fingerprint: another one as soon as a picture in it may be another (size and time of the file, ...).
+        start, count: its samples are `start` ... `start + count - 1` of the source.
+    """
+
+    name: str
+    fingerprint: str
+    start: int
+    count: int
+
+
 class Source(ABC):
     """An endless sequence of samples, epoch after epoch, shuffled by a seed."""
 
     name: str  # as the user wrote it: stands in messages
+
+    def account(self) -> Account:
+        return Account(None, None)
 
     @abstractmethod
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:
@@ -44,6 +79,17 @@ class IndexedSource(Source):
     @abstractmethod
     def read(self, index: int) -> RawImage:
         """The sample at `index` of the unshuffled set."""
+
+    def account(self) -> Account:
+        return Account(len(self), None)
+
+    def parts(self) -> Sequence[Part]:
+        """All of it, in the order of their indices.
+
+        Raises:
+            NotImplementedError: nothing tells when its pictures change.
+        """
+        raise NotImplementedError(type(self).__name__)
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         """The index of the sample that comes at `offset` of an epoch."""

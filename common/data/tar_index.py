@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.blobs import forget_open_files
 from common.data.images import EXTENSIONS
 from common.errors import UserError, refusing
 from common.files import cache_file, whole_cache
@@ -35,7 +36,7 @@ def count_samples(paths: list[str]) -> np.ndarray:
     the work of a first scan without talking to each other.
     """
     load_index.cache_clear()  # a shard may have been written anew since this process last read it
-    _open_file.cache_clear()
+    forget_open_files()
     order = list(range(len(paths)))
     random.Random(os.getpid()).shuffle(order)
     counts = np.zeros(len(paths), dtype=np.int64)
@@ -116,26 +117,3 @@ def _scan(path: str, cached: Path) -> ShardIndex:
     with whole_cache(cached) as file:
         np.savez(file, keys=index.keys, images=index.images, texts=index.texts)
     return index
-
-
-class _OpenFile:
-    """A descriptor that closes when the cache below drops it."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
-_open_file = lru_cache(maxsize=64)(_OpenFile)
-
-
-def read_at(path: str, offset: int, size: int) -> bytes:
-    with refusing(f"{path}: cannot read this shard", OSError):
-        # pread names its offset, so processes forked after the file was opened do not disturb each other
-        content = os.pread(_open_file(path).descriptor, size, offset)
-    if len(content) < size:
-        raise UserError(f"{path}: this shard became shorter since it was indexed")
-    return content
