@@ -15,7 +15,7 @@ class SourceConfig:
     """One set of images.
 
     `kind` and `path`:
-    - `folder`: a folder, searched recursively. Captions come from a `captions.jsonl` in or beside it.
+    - `folder`: a folder, searched recursively. Captions: see `folder_captions`.
     - `shards`: WebDataset tars, as a folder, a glob, or a brace range (`data/{0000..0127}.tar`).
     - `hub`: a Hugging Face dataset, as a hub id or a local folder (also one of `save_to_disk`).
     """
@@ -23,7 +23,11 @@ class SourceConfig:
     kind: Literal["folder", "shards", "hub"]
     path: str
     weight: Rate = 1.0  # share of the samples drawn, relative to the other sources' weights
-    captions: str | None = None  # folder: a JSON Lines file with `file_name` and `caption`, elsewhere
+    # folder: a file with captions (.jsonl, .json, .csv, .parquet), or the ending of texts beside the pictures: `.txt`
+    captions: str | None = None
+    unconditional: bool = (
+        False  # captions are not read: a generator learns these pictures without, on purpose
+    )
     window: Count = 16  # shards: samples are shuffled within so many shards at a time
     subset: str | None = None  # hub: the dataset's configuration name
     split: str = "train"  # hub
@@ -31,7 +35,7 @@ class SourceConfig:
     streaming: bool = False  # hub: read forward from the remote files instead of downloading first
     stream_block: Count = 64  # hub, streaming: samples are shuffled within so many at a time
     image_column: str = "image"  # hub
-    # hub: the column, without which there are no captions; shards: the key in .json, `caption` if not given
+    # Where captions are, if it is not where they usually are: a column, a key of .json, a field of a caption file
     caption_column: str | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +45,11 @@ class SourceConfig:
             raise ValueError(f"streaming: only `hub` sources stream, found kind {self.kind!r}")
         if self.captions is not None and self.kind != "folder":
             raise ValueError(f"captions: only `folder` sources read a caption file, found kind {self.kind!r}")
+        named = next(
+            (name for name in ("captions", "caption_column") if getattr(self, name) is not None), None
+        )
+        if self.unconditional and named:
+            raise ValueError(f"unconditional: captions are not read then, and {named} says where they are")
 
 
 @configclass
