@@ -9,10 +9,10 @@ import pytest
 from image_sets import add_member, encoded, make_dataset, make_folder, make_parquet, make_shards
 
 from common.config import ConfigError, validate
+from common.data.blobs import expand_braces
 from common.data.config import DataConfig, SourceConfig
 from common.data.images import open_image
 from common.data.open import open_source
-from common.data.shards import expand_braces
 from common.data.sources import IndexedSource, RawImage, Source
 from common.data.strings import StringTable
 from common.errors import UserError
