@@ -11,13 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.batch import Batch, Sample, collate
-from common.data.blobs import FailedRead
 from common.data.config import MAX_PIXELS, SourceConfig
 from common.data.images import CorruptImage, ImageTransform, open_image
 from common.data.open import open_indexed
 from common.data.sources import IndexedSource
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 Transform = Callable[[Image.Image, np.random.Generator], Tensor]
 """RGB picture -> uint8 (3, size, size)."""

@@ -17,14 +17,13 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.batch import Batch, Sample, collate
-from common.data.blobs import FailedRead
 from common.data.config import DataConfig
 from common.data.images import CorruptImage, ImageTransform, open_image
 from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 ATTEMPTS = 16  # images tried at one position before the source is given up
 
