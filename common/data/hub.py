@@ -32,7 +32,12 @@ class HubSource(IndexedSource):
         return RawImage(str(index), image_data(row[self._image], self.name), caption)
 
 
-def _load(config: SourceConfig) -> Dataset:
+def load_rows(config: SourceConfig) -> Dataset:
+    """All columns, as they lie there.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     import datasets
 
     with loading(config):
@@ -40,3 +45,6 @@ def _load(config: SourceConfig) -> Dataset:
             loaded = datasets.load_from_disk(config.path)
             return loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(config.path, config.subset, split=config.split, revision=config.revision)
+
+
+_load = load_rows
