@@ -101,8 +101,8 @@ def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> l
         if Path(part).is_dir():
             found = [str(path) for path in Path(part).rglob("*") if _is_wanted(path, suffixes)]
         elif glob.has_magic(part) and not Path(part).exists():
-            place = Path(part)
-            matches = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
+            root, rest = _rooted(Path(part))
+            matches = root.glob(rest)
             found = [str(match) for match in matches if not match.name.startswith(".")]
         else:
             found = [part]
@@ -110,6 +110,14 @@ def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> l
             raise UserError(f"{part}: no {what} found")
         paths += found
     return sorted(paths)
+
+
+def _rooted(pattern: Path) -> tuple[Path, str]:
+    """A glob's folder and the rest of it: what is there by its name is no pattern, as `set[1]` in `set[1]/*.tar`."""
+    root, parts = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
+    while len(parts) > 1 and (root / parts[0]).is_dir():
+        root /= parts.pop(0)
+    return root, str(Path(*parts))
 
 
 def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:

@@ -10,6 +10,9 @@ from common.config import Count, Rate, Share, Workers, between, configclass
 MAX_PIXELS = 89_478_485
 
 
+IMAGE_COLUMN = "image"
+
+
 @configclass
 class SourceConfig:
     """One set of images.
@@ -30,9 +33,11 @@ class SourceConfig:
     revision: str | None = None  # hub
     streaming: bool = False  # hub: read forward from the remote files instead of downloading first
     stream_block: Count = 64  # hub, streaming: samples are shuffled within so many at a time
-    image_column: str = "image"  # hub
-    # hub: the column, without which there are no captions; shards: the key in .json, `caption` if not given
+    # hub: the column; shards: the ending of the member that is the picture, where samples have several (`jpg`)
+    image_column: str = IMAGE_COLUMN
+    # hub: the column, without which there are no captions; shards: a member's ending (`txt`) or a key of the .json
     caption_column: str | None = None
+    max_damaged_shards: Share = 0.01  # shards: those that may be left out because they cannot be read, of all
 
     def __post_init__(self) -> None:
         if not self.path:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.batch import Batch, Sample, collate
+from common.data.blobs import FailedRead
 from common.data.config import MAX_PIXELS, SourceConfig
 from common.data.images import CorruptImage, ImageTransform, open_image
 from common.data.open import open_indexed
@@ -107,7 +108,13 @@ class EvaluationLoader:
         transform = self.transform or ImageTransform(self.size, "center", flip=False)
         rng = np.random.default_rng(0)  # nothing random is left in the transform
         for index in indices:
-            raw = self.source.read(index)
+            try:
+                raw = self.source.read(index)
+            except FailedRead as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped.append(f"{self.source.name}: {error}")
+                continue
             try:
                 pixels = transform(open_image(raw.data, self.max_pixels), rng)
             except CorruptImage as error:

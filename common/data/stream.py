@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.batch import Batch, Sample, collate
+from common.data.blobs import FailedRead
 from common.data.config import DataConfig
 from common.data.images import CorruptImage, ImageTransform, open_image
 from common.data.mixture import Mixture
@@ -39,13 +40,17 @@ class ImageStream(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         """Raises:
-        UserError: a source cannot be read, or `ATTEMPTS` images tried at this position are corrupt.
+        UserError: a source is no longer what it was, or `ATTEMPTS` images tried at this position cannot be read.
         """
         number, local, seed = self._mixture[position]
         source = self._sources[number]
         skipped: list[str] = []
         for attempt in range(ATTEMPTS):
-            raw = source.sample(local, seed, attempt)
+            try:
+                raw = source.sample(local, seed, attempt)
+            except FailedRead as error:
+                skipped.append(f"{source.name}: {error}")
+                continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
                 pixels = self._transform(open_image(raw.data, self.config.max_pixels), rng)
