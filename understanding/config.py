@@ -132,6 +132,7 @@ class ConversationSource:
         weight: how often each of its samples comes in an epoch; with 0.5, every other time.
         image_column: the field of the pictures (of shards, their ending). conversation_column: the field of the turns.
             Null takes the usual names.
+        max_damaged_shards: of shards, those that may be left out because they cannot be read, of all.
         subset, split, revision: of a hub's dataset.
     """
 
@@ -142,6 +143,7 @@ class ConversationSource:
     weight: Rate = 1.0
     image_column: str | None = None
     conversation_column: str | None = None
+    max_damaged_shards: Share = 0.01
     subset: str | None = None
     split: str = "train"
     revision: str | None = None

@@ -164,8 +164,8 @@ def _messages(turn: Any, where: str, within: list[Picture], unread: list[str]) -
     if not isinstance(turn, dict):
         raise BadSample("not a turn", f"expected a mapping of from and value, found {type(turn).__name__}")
     if {"user", "assistant"} <= turn.keys():
-        for role in ("user", "assistant"):
-            yield {"role": role, "content": _content(turn[role], within)}
+        yield {"role": "user", "content": _content(turn["user"], within)}
+        yield {"role": "assistant", "content": _content(turn["assistant"], within)}
         unread += _left(turn, {"user", "assistant"}, f"{where}.", known_pictures=False)
         return
     speaker = turn.get("role") if turn.get("from") is None else turn["from"]

@@ -24,7 +24,7 @@ def open_records(source: ConversationSource) -> Records:
     if source.kind == "shards":
         from understanding.records.tars import Tars
 
-        return Tars(source.annotations, source.image_column)
+        return Tars(source.annotations, source.image_column, source.max_damaged_shards)
     from understanding.records.tables import open_hub, open_parquet
 
     if source.kind == "parquet":

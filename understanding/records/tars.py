@@ -28,15 +28,16 @@ class Tars(Records):
     Args:
         pattern: a folder, a glob, or a brace range.
         ending: of the pictures that are meant, `jpg`; None takes all of a sample.
+        max_damaged: shards that may be left out, of all.
     """
 
     unit = "sample"
 
-    def __init__(self, pattern: str, ending: str | None) -> None:
+    def __init__(self, pattern: str, ending: str | None, max_damaged: float) -> None:
         self.name = pattern
         self._ending = ending.lower().removeprefix(".") if ending is not None else None
         found = catalogued(listed(pattern, (".tar",), "shards"))
-        refuse_damaged(found, pattern, 0.0)
+        refuse_damaged(found, pattern, max_damaged)
         self._paths, self._summaries = found.paths, found.summaries
         self.total = sum(summary.samples for summary in found.summaries)
 
