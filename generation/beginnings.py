@@ -20,7 +20,7 @@ from generation.dataset import code_folder
 
 
 def begin(run: Path, config: GenerationConfig) -> list[str]:
-    """Try everything; returns the warnings.
+    """Try everything, on all ranks together; returns the warnings.
 
     Raises:
         UserError: something is not there, cannot be written, or there is no room for it.
@@ -41,11 +41,11 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
                     f"data.codes: {folder}: no such folder; run generation/extract_codes.py first"
                 )
     source, limit = config.evaluation.source, config.evaluation.limit
-    try_held_out("evaluation.source", source, config.data.image_size, limit, strict=False)
+    notices = try_held_out("evaluation.source", source, config.data, limit)
     model, vqrae = generator_on_meta(config.model)
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
-    return warnings(config)
+    return notices + warnings(config)
 
 
 def warnings(config: GenerationConfig) -> list[str]:
