@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import run_cli
 from common.files import write_json
-from common.text import read_lines
+from common.text import read_json, read_lines
 
 KNOWN = Path(__file__).with_name("benchmark_prompts.json")
 DIGITS = 8  # of a hash; one text in two million is taken for a prompt by accident
@@ -21,7 +20,7 @@ DIGITS = 8  # of a hash; one text in two million is taken for a prompt by accide
 
 def known_hashes() -> dict[str, str]:
     """The benchmark of each hash."""
-    table = json.loads(KNOWN.read_text(encoding="utf-8"))
+    table = read_json(KNOWN)
     return {
         joined[place : place + DIGITS]: name
         for name, joined in table.items()
@@ -31,8 +30,12 @@ def known_hashes() -> dict[str, str]:
 
 def hashed(text: str) -> str:
     """Of the words alone: neither case nor punctuation nor white space make another prompt."""
-    kept = "".join(letter if letter.isalnum() else " " for letter in text.lower())
-    return hashlib.blake2b(" ".join(kept.split()).encode(), digest_size=DIGITS // 2).hexdigest()
+    return hashlib.blake2b(" ".join(words(text)).encode(), digest_size=DIGITS // 2).hexdigest()
+
+
+def words(text: str) -> list[str]:
+    """In lower case, without punctuation."""
+    return "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,10 +19,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from common.benchmark_prompts import hashed, known_hashes
+from common.benchmark_prompts import hashed, known_hashes, words
 from common.errors import UserError, refusing
-from common.text import checked, parse_json, read_lines, shown
+from common.text import checked, read_json_lines, read_lines, shown
 
 NGRAM = 8
 SHORTEST = 5
@@ -34,12 +35,9 @@ COLUMNS = ("text", "prompt")  # of a .csv; `text` is DPG-Bench's
 Words = tuple[str, ...]
 
 
-def words(text: str) -> Words:
+def compared(text: str) -> Words:
     """What is compared of a text."""
-    kept = "".join(
-        letter if letter.isalnum() else " " for letter in unicodedata.normalize("NFKC", text).lower()
-    )
-    return tuple(word for word in kept.split() if word not in ARTICLES)
+    return tuple(word for word in words(unicodedata.normalize("NFKC", text)) if word not in ARTICLES)
 
 
 def runs(text: Words) -> set[Words]:
@@ -63,17 +61,16 @@ def read_prompts(path: Path) -> list[str]:
     elif path.suffix == ".csv":
         found = _column(path)
     elif path.suffix == ".jsonl":
-        found = [_prompt(line, f"{path}: line {number}") for number, line in read_lines(path) if line.strip()]
+        found = [_prompt(record, f"{path}: line {number}") for number, record in read_json_lines(path)]
     else:
         found = [line for _, line in read_lines(path)]
-    found = list(dict.fromkeys(text for text in found if words(text)))
+    found = list(dict.fromkeys(text for text in found if compared(text)))
     if not found:
         raise UserError(f"{path}: no prompts")
     return found
 
 
-def _prompt(line: str, where: str) -> str:
-    record = parse_json(line, where)
+def _prompt(record: Any, where: str) -> str:
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError(f"{where}: expected an object with `prompt`")
     return checked(record["prompt"], where)
@@ -117,10 +114,10 @@ class LeakSearch:
         self._needed: list[float] = []  # runs of each prompt that a caption must have
         for benchmark, texts in enumerate(benchmarks.values()):
             for text in texts:
-                number, parts = len(self._prompts), runs(words(text))
+                number, parts = len(self._prompts), runs(compared(text))
                 self._prompts.append((benchmark, text))
                 self._needed.append(SHARE * len(parts))
-                self._equal[words(text)].append(number)
+                self._equal[compared(text)].append(number)
                 for part in parts:
                     self._holding[part].append(number)
         self._lengths = sorted({len(part) for part in self._holding})
@@ -131,7 +128,7 @@ class LeakSearch:
     def add(self, caption: str, where: str) -> None:
         """`where` names the caption in examples."""
         self.captions += 1
-        said = words(caption)
+        said = compared(caption)
         equal = self._equal.get(said, ())
         seen = {run for length in self._lengths for run in _windows(said, length)} & self._holding.keys()
         counts = Counter(number for run in seen for number in self._holding[run])

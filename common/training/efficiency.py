@@ -34,6 +34,11 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAKS if part in name), None)
 
 
+def peak_of(name: str) -> float:
+    """Operations per second of a GPU by its name in `PEAKS`; raises `KeyError` if it is not there."""
+    return dict(PEAKS)[name]
+
+
 class Efficiency:
     """What a run's rates say; each trainer counts its own micro-batches into a `Stopwatch`.
 

@@ -6,15 +6,14 @@ where neither is at hand (`common/benchmark_prompts.py`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.benchmark_prompts import hashed, known_hashes
-from common.errors import UserError, refusing
-from common.text import checked, read_lines, shown
+from common.errors import UserError
+from common.text import checked, parse_json, read_lines, shown
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ def _read(path: Path) -> Iterable[TuningPrompt]:
             continue
         metadata: Any = {"prompt": line.strip()}
         if path.suffix == ".jsonl":
-            with refusing(f"{where}: expected an object with `prompt`", ValueError, RecursionError):
-                metadata = json.loads(line)
+            metadata = parse_json(line, where)
         if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
             raise UserError(f"{where}: expected an object with `prompt`")
         yield TuningPrompt(checked(metadata["prompt"], where), metadata)
