@@ -65,7 +65,9 @@ class CorruptCounter:
             return 0, ""
         named = "; ".join(state["names"][:SHOWN_NAMES])
         self._check(state["samples"], state["skipped"], f": {named}")
-        line = f"{state['skipped']} of {state['samples']} {self.what} cannot be read and are left out: {named}"
+        line = (
+            f"{state['skipped']} of {state['samples']} {self.what} cannot be read and are left out: {named}"
+        )
         return state["skipped"], line
 
     def _check(self, samples: int, skipped: int, named: str) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from common.training.efficiency import peak_of
+from common.training.peaks import peak_of
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Looked:
         sizes: (width, height) of the readable ones, before any rotation.
         captions: of the readable ones; None without.
         digests: of their encoded bytes; twins have the same.
-        seconds: of one core, to decode and crop the readable ones. waits: seconds to read each, the disk's or network's.
+        seconds: of one core, to decode and crop the readable ones. waits: for each, seconds that reading it took.
     """
 
     field: str
@@ -136,14 +136,18 @@ def planned(source: Source, samples: int | None) -> int:
     return samples
 
 
-def _places(source: Source, samples: int | None, seed: int) -> Iterator[int]:
-    count = planned(source, samples)
-    if not isinstance(source, IndexedSource):
-        yield from range(count)
-        return
+def spread(length: int, samples: int | None, seed: int) -> Iterator[int]:
+    """Indices of a sample of `length` things, in order: one of each of `samples` stretches, or all of them."""
+    count = length if samples is None else min(samples, length)
     for stretch in range(count):
-        first, end = stretch * len(source) // count, (stretch + 1) * len(source) // count
+        first, end = stretch * length // count, (stretch + 1) * length // count
         yield first + derive_key(seed, "preflight", stretch) % (end - first)
+
+
+def _places(source: Source, samples: int | None, seed: int) -> Iterator[int]:
+    if isinstance(source, IndexedSource):
+        return spread(len(source), samples, seed)
+    return iter(range(planned(source, samples)))
 
 
 def _read(source: Source, place: int) -> RawImage:

@@ -101,7 +101,9 @@ def test_held_out_pictures_are_looked_at(job: str, shelf: Path, tmp_path: Path) 
     with pytest.raises(UserError, match=r"evaluation\.\w+: 1 of 40 images .*max_corrupt_share.*039\.png"):
         begin(job, shelf, tmp_path / "run", *overrides)
     lines = begin(job, shelf, tmp_path / "run", *overrides, "data.max_corrupt_share=0.03")
-    assert any("1 of 40 images cannot be read and are left out: " in line and "039.png" in line for line in lines)
+    assert any(
+        "1 of 40 images cannot be read and are left out: " in line and "039.png" in line for line in lines
+    )
     begin(job, shelf, tmp_path / "run", field + f"={held_out}", "evaluation.limit=39")
 
 

@@ -38,7 +38,11 @@ def test_pictures_that_break_in_the_middle_of_a_run_end_nothing(tmp_path: Path) 
     (pictures / "003.png").write_bytes((pictures / "003.png").read_bytes()[:60])
     scores = evaluate(model, config, device, Distances({}, {}), said.append)
     assert (scores["images"], scores["skipped"]) == (3, 2)
-    assert len(said) == 1 and said[0].startswith("2 of 5 held-out images cannot be read") and "003.png" in said[0]
+    assert (
+        len(said) == 1
+        and said[0].startswith("2 of 5 held-out images cannot be read")
+        and "003.png" in said[0]
+    )
     shown = first_images(config, device, count=4)
     assert shown is not None and len(shown) == 2
 
