@@ -7,6 +7,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.training.beginnings import (
     schedule_warnings,
+    told_sources,
     try_held_out,
     try_model,
     try_room,
@@ -45,7 +46,9 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     model, vqrae = generator_on_meta(config.model)
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
-    return notices + warnings(config)
+    told = [] if config.data.codes else told_sources("data.sources", config.data.sources, captions=True)
+    held_out = told_sources("evaluation.source", [source] if source else [], captions=True)
+    return [*notices, *warnings(config), *told, *held_out]
 
 
 def warnings(config: GenerationConfig) -> list[str]:

@@ -166,7 +166,9 @@ def test_what_a_checkpoint_does_not_hold_begins_anew_where_that_was_asked_for(
     for name in ("discriminator", "lecam", "ema"):
         assert (f"holds no {name}, which begins anew" in said) == (name != "lecam")
     lines = read_records(run, "train")
-    assert lines[2]["ema_decay"] == pytest.approx(2 / 11)  # of its second update: the first one was at this step
+    assert lines[2]["ema_decay"] == pytest.approx(
+        2 / 11
+    )  # of its second update: the first one was at this step
     assert "adversarial" in lines[2]
 
 

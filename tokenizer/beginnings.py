@@ -9,6 +9,7 @@ import torch
 from common.data.config import SourceConfig
 from common.training.beginnings import (
     schedule_warnings,
+    told_sources,
     try_file,
     try_held_out,
     try_model,
@@ -38,7 +39,7 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
         try_file("evaluation.inception_weights", config.evaluation.inception_weights)
     try_sources("data.sources", config.data.sources)
     images, limit = config.evaluation.images, config.evaluation.limit
-    held_out = SourceConfig(kind="folder", path=images) if images is not None else None
+    held_out = SourceConfig(kind="folder", path=images, unconditional=True) if images is not None else None
     notices = try_held_out("evaluation.images", held_out, config.data, limit)
     model = model_on_meta(config.model)
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -48,7 +49,7 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
     judges = sum(p.numel() for p in critic.parameters()) if critic else 0
     size = checkpoint_bytes(learns, rests, config.ema) + checkpoint_bytes(judges)
     try_room(run, size, 4.0 * (learns + rests), config.checkpoint, config.steps)
-    return notices + warnings(config)
+    return [*notices, *warnings(config), *told_sources("data.sources", config.data.sources, captions=False)]
 
 
 def warnings(config: TokenizerConfig) -> list[str]:
