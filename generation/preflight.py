@@ -66,12 +66,14 @@ def check(config: GenerationConfig, options: argparse.Namespace) -> None:
     wanted = []
     if config.data.codes is None:
         wanted += [
-            Wanted(f"data.sources.{number}", source, options.samples)
+            Wanted(f"data.sources.{number}", source, options.samples, captions=True)
             for number, source in enumerate(config.data.sources)
         ]
     if config.evaluation.source is not None:
         held_out = config.evaluation.source
-        wanted.append(Wanted("evaluation.source", held_out, config.evaluation.limit, held_out=True))
+        wanted.append(
+            Wanted("evaluation.source", held_out, config.evaluation.limit, held_out=True, captions=True)
+        )
     speed = look_at_sources(wanted, config.data, config.seed, verdict, leaks.add)
     if config.data.codes is not None:
         look_at_codes(config, options.samples, verdict, leaks)
@@ -99,7 +101,7 @@ def look_at_codes(config: GenerationConfig, samples: int | None, verdict: Verdic
             check_codes(codes, config.data, vocabulary)
         except UserError as error:
             verdict.refused.append(f"{name}: {error}")
-            print(f"{name:<17}{error}", flush=True)
+            print(f"{name:<16} {error}", flush=True)
             continue
         places = list(spread(len(codes), samples, config.seed))
         for place in places:
@@ -116,7 +118,7 @@ def look_at_codes(config: GenerationConfig, samples: int | None, verdict: Verdic
             told = f", {bad:,} cannot be read"
             verdict.refused.append(f"{name}: {bad} of {len(places)} codes looked at cannot be read")
         print(
-            f"{name:<17}{stated.path}\n  codes          {len(codes):,} pictures, {len(places):,} looked at{told}; "
+            f"{name:<16} {stated.path}\n  codes          {len(codes):,} pictures, {len(places):,} looked at{told}; "
             f"{captions / max(1, len(places) - bad):.1%} have a caption",
             flush=True,
         )

@@ -50,7 +50,7 @@ def check(config: TokenizerConfig, options: argparse.Namespace) -> None:
         for number, source in enumerate(config.data.sources)
     ]
     if config.evaluation.images is not None:
-        held_out = SourceConfig(kind="folder", path=config.evaluation.images)
+        held_out = SourceConfig(kind="folder", path=config.evaluation.images, unconditional=True)
         wanted.append(Wanted("evaluation.images", held_out, config.evaluation.limit, held_out=True))
     verdict = Verdict()
     speed = look_at_sources(wanted, config.data, config.seed, verdict)

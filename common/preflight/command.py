@@ -73,12 +73,14 @@ def _share(text: str) -> float:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A source to look at. `field`: of the recipe; `samples`: how many, None for all; `held_out`: not trained on."""
+    """A source to look at. `field`: of the recipe; `samples`: how many, None for all; `held_out`: not trained on;
+    `captions`: they are needed."""
 
     field: str
     source: SourceConfig
     samples: int | None
     held_out: bool = False
+    captions: bool = False
 
 
 @dataclass
@@ -120,6 +122,7 @@ def look_at_sources(
     """
     from tqdm import tqdm
 
+    from common.data.accounts import check_captions
     from common.data.open import open_source
     from common.preflight.looking import Looked, look_through, planned
     from common.preflight.overlap import overlap_lines
@@ -128,22 +131,25 @@ def look_at_sources(
     opened = []
     for want in wanted:
         try:
-            source = open_source(want.source)
-            opened.append((want, source, planned(source, want.samples)))
+            source = open_source(want.source, captions=want.captions)
+            account = source.account()
+            opened.append((want, source, account, planned(source, want.samples)))
+            if want.captions:
+                check_captions(want.source, account)
         except UserError as error:
             verdict.refused.append(f"{want.field}: {error}")
-            print(f"{want.field:<17}{error}", flush=True)
+            print(f"{want.field:<16} {error}", flush=True)
     results: list[tuple[Wanted, Looked]] = []
     total = sum(count for *_, count in opened)
     with tqdm(total=total, unit="picture", desc="preflight", disable=None) as bar:
-        for want, source, _ in opened:
-            looked = Looked(want.field, source.name, source.account())
+        for want, source, account, _ in opened:
+            looked = Looked(want.field, source.name, account)
             each = (lambda caption, where: None) if want.held_out else each_caption
             look_through(looked, source, data, seed, want.samples, bar.update, each)
             results.append((want, looked))
     for want, looked in results:
         verdict.listed += looked.problems
-        print("\n".join(source_lines(looked, data)), flush=True)
+        print("\n".join(source_lines(looked, data, want.captions)), flush=True)
         if want.held_out:
             _judge(looked.field, len(looked.problems), looked.tried, data, verdict)
     training = [(want.source.weight, looked) for want, looked in results if not want.held_out]

@@ -41,7 +41,7 @@ class Demand:
         if per_core is None:
             return [asked]
         needed = math.ceil(self.per_gpu / per_core)
-        verdict = "enough" if workers >= needed else f"too few: the GPUs would wait; set it to {needed}"
+        verdict = "enough" if workers >= needed else "too few, the GPUs would wait"
         return [
             asked,
             f"decoding         {per_core:,.0f} pictures/s on one core of this machine ({os.cpu_count()} cores): "

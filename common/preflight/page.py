@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from common.data.accounts import account_line
 from common.data.config import DataConfig
-from common.data.sources import Account
 from common.preflight.looking import Looked
 from common.text import shown
 
@@ -16,8 +16,8 @@ EXAMPLES = 3
 REASONS = 10
 
 
-def source_lines(looked: Looked, data: DataConfig) -> list[str]:
-    """A section of the page."""
+def source_lines(looked: Looked, data: DataConfig, captions: bool) -> list[str]:
+    """A section of the page. `captions`: whether they are looked for."""
     bad = len(looked.problems)
     share = (
         f" ({bad / looked.tried:.2%}, data.max_corrupt_share allows {data.max_corrupt_share:.2%})"
@@ -25,29 +25,18 @@ def source_lines(looked: Looked, data: DataConfig) -> list[str]:
         else ""
     )
     lines = [
-        f"{looked.field:<17}{looked.name}",
-        f"  given          {account_line(looked.account)}",
+        f"{looked.field:<16} {account_line(looked.name, looked.account, captions)}",
         f"  looked at      {looked.tried:,} pictures, {bad:,} cannot be read{share}",
         *reason_lines(looked.problems),
     ]
     if looked.sizes:
         lines += _size_lines(looked.sizes, data.image_size)
-        lines += _caption_lines(looked.captions)
+        lines += _caption_lines(looked.captions) if captions else []
         waits = np.percentile(looked.waits, [50, 95]) * 1000
         lines.append(f"  reading        {waits[0]:.1f} ms for a picture, 95% within {waits[1]:.1f} ms")
     if looked.twins:
         lines.append(f"  twins          {looked.twins:,} are, byte for byte, another one of those looked at")
     return lines
-
-
-def account_line(account: Account) -> str:
-    """`1,200 samples, 1,150 with a caption; left out: 38 .heic, 2 .mov`."""
-    told = "an unknown number of samples" if account.samples is None else f"{account.samples:,} samples"
-    if account.captions is not None:
-        told += f", {account.captions:,} with a caption"
-    if account.left_out:
-        told += "; left out: " + ", ".join(f"{count:,} {why}" for why, count in account.left_out.items())
-    return told
 
 
 def reason_lines(problems: Iterable[str]) -> list[str]:

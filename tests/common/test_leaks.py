@@ -94,7 +94,9 @@ def test_prompts_are_read_as_the_benchmarks_write_them(tmp_path: Path) -> None:
         ("gone.txt", None, "cannot be read"),
     ],
 )
-def test_other_files_are_refused(name: str, content: str | bytes | None, complaint: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(
+    name: str, content: str | bytes | None, complaint: str, tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=complaint) as error:

@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.preflight.command import parser
 from common.preflight.demand import Demand
 from common.preflight.looking import Looked, look_through, spread
-from common.preflight.page import account_line, source_lines
+from common.preflight.page import source_lines
 from generation import preflight as generation
 from tokenizer import preflight as tokenizer
 
@@ -54,7 +54,9 @@ def test_every_kind_of_source(kind: str, tmp_path: Path) -> None:
     assert looked.twins == 0 and looked.per_second is not None and len(looked.waits) == 6
     assert captions == [caption for caption in looked.captions if caption]
     assert all(caption.startswith("number ") for caption in captions)
-    assert len(captions) == (6 if kind != "folder" else sum(caption is not None for caption in looked.captions))
+    assert len(captions) == (
+        6 if kind != "folder" else sum(caption is not None for caption in looked.captions)
+    )
 
 
 class Broken:
@@ -73,7 +75,7 @@ class Broken:
             raise UserError("broken.tar: cannot be read:\nInput/output error")
         if position == 1:
             raise RuntimeError("a library of its own mind")
-        return RawImage(f"{position}", [b"", encoded(1)[:60], encoded(2), encoded(2)][position - 2])
+        return RawImage(f"{position}", [b"", encoded(1)[:50], encoded(2), encoded(2)][position - 2])
 
 
 def test_whatever_a_picture_raises_is_counted_and_named() -> None:
@@ -85,16 +87,14 @@ def test_whatever_a_picture_raises_is_counted_and_named() -> None:
         looked.problems[3],
     ]
     assert looked.problems[3].startswith("broken/3: ") and looked.twins == 1
-    lines = source_lines(looked, DataConfig(image_size=16, sources=(SourceConfig(kind="folder", path="x"),)))
-    assert "  looked at      6 pictures, 4 cannot be read (66.67%, data.max_corrupt_share allows 1.00%)" in lines
-    assert "  given          6 samples, 0 with a caption; left out: 38 .heic, 2 no pictures" in lines
+    data = DataConfig(image_size=16, sources=(SourceConfig(kind="folder", path="x"),))
+    lines = source_lines(looked, data, captions=True)
+    assert (
+        "  looked at      6 pictures, 4 cannot be read (66.67%, data.max_corrupt_share allows 1.00%)" in lines
+    )
+    assert lines[0].endswith("broken: 6 pictures, 0 with a caption; left out: 38 .heic, 2 no pictures")
     assert "  shorter side   8 to 8 px, median 8; 2 (100%) are enlarged to data.image_size, 16" in lines
     assert any("twins          1 are" in line for line in lines)
-
-
-def test_an_account_says_what_is_known() -> None:
-    assert account_line(Account(None, None)) == "an unknown number of samples"
-    assert account_line(Account(1200, 3)) == "1,200 samples, 3 with a caption"
 
 
 def test_decoding_is_held_against_the_gpus() -> None:
@@ -102,13 +102,21 @@ def test_decoding_is_held_against_the_gpus() -> None:
     assert demand.per_gpu == pytest.approx(400)
     asked, enough = demand.lines(per_core=150.0, workers=3)
     assert "400 pictures/s by each H100 at 40% of its peak, 3,200 by 8" in asked
-    assert "150 pictures/s on one core" in enough and "3 workers a GPU are needed" in enough and "enough" in enough
-    assert "too few: the GPUs would wait; set it to 3" in demand.lines(150.0, workers=2)[1]
+    assert (
+        "150 pictures/s on one core" in enough
+        and "3 workers a GPU are needed" in enough
+        and "enough" in enough
+    )
+    assert (
+        "3 workers a GPU are needed, data.workers is 2: too few, the GPUs would wait"
+        in demand.lines(150.0, workers=2)[1]
+    )
     assert len(demand.lines(None, 4)) == 1
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--samples", "0"], ["--samples", "few"], ["--mfu", "0"], ["--mfu", "x"], ["--gpu", "abacus"]]
+    "arguments",
+    [["--samples", "0"], ["--samples", "few"], ["--mfu", "0"], ["--mfu", "x"], ["--gpu", "abacus"]],
 )
 def test_arguments_have_their_ranges(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
@@ -130,7 +138,9 @@ def run(job: str, shelf: Path, folder: Path, *overrides: str, options: tuple[str
         tiny.write_pictures(folder / "images", 16, seed=1)
         tiny.write_pictures(folder / "held_out", 4, seed=2)
         lines = [{"file_name": f"{n:03d}.png", "caption": f"a photo of {n} clocks"} for n in range(16)]
-        (folder / "images" / "captions.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        for name in ("images", "held_out"):
+            (folder / name / "captions.jsonl").write_text(text)
     source = f"data.sources.0.path={folder / 'images'}"
     recipe = folder / "recipe.yaml"
     if job == "tokenizer":
@@ -148,7 +158,7 @@ def run(job: str, shelf: Path, folder: Path, *overrides: str, options: tuple[str
 def test_a_sound_set(job: str, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(job, shelf, tmp_path, options=("--gpus", "2", "--gpu", "A100"))
     told = capsys.readouterr().out
-    assert re.search(r"^data\.sources\.0 +\S+images$", told, re.M) and "evaluation." in told
+    assert re.search(r"^data\.sources\.0 +\S+images: 16 pictures", told, re.M) and "evaluation." in told
     assert "16 pictures, 0 cannot be read" in told and "4 pictures, 0 cannot be read" in told
     assert re.search(r"by each A100 at 40% of its peak .*by 2$", told, re.M)
     assert "workers a GPU are needed, data.workers is 0" in told
@@ -164,8 +174,10 @@ def test_damage_is_named_and_refused_beyond_the_share(
     run(job, shelf, tmp_path)
     for name in ("images/003.png", "held_out/001.png"):
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
-    with pytest.raises(UserError, match=r"25\.00% of the pictures looked at cannot be read.*\(0\.1\).*1 more") as error:
-        run(job, shelf, tmp_path, "data.max_corrupt_share=0.1", "data.sources.0.weight=3")
+    with pytest.raises(
+        UserError, match=r"25\.00% of the pictures looked at cannot be read.*\(0\.05\) \(and 1 more"
+    ) as error:
+        run(job, shelf, tmp_path, "data.max_corrupt_share=0.05")
     assert "\n" not in str(error.value)
     lines = (tmp_path / "run" / "preflight.txt").read_text().splitlines()
     assert [line.split(": ")[0].rpartition("/")[2] for line in lines] == ["003.png", "001.png"]

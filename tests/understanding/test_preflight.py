@@ -48,7 +48,9 @@ def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "USER: <image> x 16" in told
     assert "What color is the large triangle? ASSISTANT:⟦ red</s>⟧USER: Describe it" in told
     assert (tmp_path / "run" / "preflight.txt").read_text() == ""
-    assert re.search(r"^asked for +[\d,]+ pictures/s by each H100 at 40% of its peak, [\d,]+ by 8$", told, re.M)
+    assert re.search(
+        r"^asked for +[\d,]+ pictures/s by each H100 at 40% of its peak, [\d,]+ by 8$", told, re.M
+    )
     assert re.search(r"^decoding +[\d,]+ pictures/s on one core", told, re.M)
 
 
