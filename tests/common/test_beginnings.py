@@ -97,14 +97,16 @@ def test_held_out_pictures_are_looked_at(job: str, shelf: Path, tmp_path: Path) 
     """All that will be measured: refused beyond the recipe's share, else named."""
     held_out = damaged_held_out(tmp_path / "held_out")
     field = "evaluation.images" if job == "tokenizer" else "evaluation.source.path"
-    overrides = (f"{field}={held_out}", "evaluation.limit=40")
+    overrides = [f"{field}={held_out}", "evaluation.limit=40"]
+    if job == "generation":
+        overrides.append("evaluation.source.unconditional=true")
     with pytest.raises(UserError, match=r"evaluation\.\w+: 1 of 40 images .*max_corrupt_share.*039\.png"):
         begin(job, shelf, tmp_path / "run", *overrides)
     lines = begin(job, shelf, tmp_path / "run", *overrides, "data.max_corrupt_share=0.03")
     assert any(
         "1 of 40 images cannot be read and are left out: " in line and "039.png" in line for line in lines
     )
-    begin(job, shelf, tmp_path / "run", field + f"={held_out}", "evaluation.limit=39")
+    begin(job, shelf, tmp_path / "run", *overrides, "evaluation.limit=39")
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "pictures"])
