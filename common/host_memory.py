@@ -1,8 +1,8 @@
 """The memory that DeepSpeed shares between the processes of one host, for collectives on CPUs.
 
 It is named by user, address and port of the place where processes meet, and whoever is killed leaves it: the next run
-that meets there takes it for its peers', whose state it is not, and sums what lies in it or waits for ever. Here each start
-has names of its own, which are gone as soon as all have met: what is mapped stays until the last of them ends.
+that meets there takes it for its peers', whose state it is not, and sums what lies in it or waits for ever. Here each
+start has names of its own, which are gone as soon as all have met: what is mapped stays until the last of them ends.
 """
 
 from __future__ import annotations
