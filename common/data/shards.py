@@ -43,15 +43,15 @@ class ShardSource(IndexedSource):
         catalogue = catalogued(shard_paths(config.path))
         refuse_damaged(catalogue, config.path, config.max_damaged_shards)
         self._selection = Selection.stated(config)
-        self._selection.check(config.path, catalogue.summaries)
+        counts = catalogue.counts
+        self._selection.check(config.path, counts)
         self._account = self._selection.account(catalogue)
-        self._doubt = self._selection.doubt(catalogue.summaries)
+        self._doubt = self._selection.doubt(counts)
         self._paths = StringTable(catalogue.paths)
         self._names = StringTable(part_names(catalogue.paths))
-        self._sizes = np.array([each.size for each in catalogue.summaries], dtype=np.int64)
-        self._versions = StringTable(each.version for each in catalogue.summaries)
-        counts = np.array([self._selection.count(each) for each in catalogue.summaries], dtype=np.int64)
-        self._order = WindowOrder(counts, config.window)
+        self._sizes = counts.numbers["size"]
+        self._versions = StringTable(counts.rest["version"])
+        self._order = WindowOrder(self._selection.count(counts), config.window)
         if not len(self._order):
             left_out = "".join(f"; {count} {reason}" for reason, count in self._account.left_out.items())
             raise UserError(f"{config.path}: no images in {len(catalogue.paths)} shards{left_out}")

@@ -44,7 +44,7 @@ class Summary:
         fields: key of their JSON -> samples where it holds a text.
         captions: samples with a caption in a standard place.
         unlike, doubt: samples whose standard places say different things, and one of them.
-        left_out: reason -> (how many, the first one's name).
+        left_out, first_left_out: reason -> how many, and the first one's name.
         compound, possible: endings of more than one word, and what might be one (see `names`).
     """
 
@@ -60,7 +60,8 @@ class Summary:
     captions: int = 0
     unlike: int = 0
     doubt: str = ""
-    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    first_left_out: dict[str, str] = field(default_factory=dict)
     compound: list[str] = field(default_factory=list)
     possible: list[str] = field(default_factory=list)
     format: int = FORMAT
@@ -178,7 +179,8 @@ def _summarise(
         _look_at_texts(path, key, sample, contents, texts, fields, summary)
     summary.pictures, summary.others = dict(pictures.most_common(KEPT)), dict(others.most_common(KEPT))
     summary.texts, summary.fields = dict(texts), dict(fields.most_common(KEPT))
-    summary.left_out = contents.left_out
+    summary.left_out = {reason: count for reason, (count, _) in contents.left_out.items()}
+    summary.first_left_out = {reason: name for reason, (_, name) in contents.left_out.items()}
 
 
 def _look_at_texts(
