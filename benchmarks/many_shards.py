@@ -4,23 +4,25 @@
 
 Makes a few real tars of 10,000 samples and indexes them as `vqrae index` does; thousands of names are hard links to
 these tars and to their index files, so that the count file, the names and the order are those of a large set and the
-disk holds a small one. Then, in processes forked after all imports, for each size: opening the source to the first
-batch, the same in the middle of the epoch, and the memory of the workers after many batches. The table goes to stdout.
+disk holds a small one. Then, for each size, in processes that begin as a trainer's do: the time to the first batch,
+the same in the middle of the epoch, and the memory of the workers after many batches. The table goes to stdout.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tarfile
 import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,21 +74,22 @@ def make_set(folder: Path, shards: int, tars: list[Path]) -> None:
     keep_counts(str(folder), told)
 
 
-def measure(folder: Path, start: float, batches: int, answers: Any) -> None:
-    """Sends seconds to opening and to the first batch, and MiB of the process and of its workers after many batches."""
-    began = time.perf_counter()
-    config = replace(DATA, sources=(SourceConfig(kind="shards", path=str(folder)),))
+def measure(folder: str, start: float, batches: int, spawned: float) -> None:
+    """Prints seconds from `spawned` (of the clock) to the imports, the open source and the first batch, and MiB of the
+    process and of its largest worker after many batches."""
+    imported = time.time()
+    config = replace(DATA, sources=(SourceConfig(kind="shards", path=folder),))
     loader = training_loader(config, 0, micro_batch=BATCH)
-    opened = time.perf_counter()
+    opened = time.time()
     loader.start = int(start * len(loader.stream._sources[0]))  # type: ignore[arg-type]
     stream = iter(loader)
     next(stream)
-    first = time.perf_counter()
+    first = time.time()
     for _ in islice(stream, batches):
         pass
     workers = [process.pid for process in multiprocessing.active_children() if process.pid]
     memory = [_memory(pid) for pid in (os.getpid(), *workers)]
-    answers.send((opened - began, first - began, *memory[0], *max(memory[1:])))
+    print(json.dumps([first - spawned, opened - imported, first - opened, *memory[0], *max(memory[1:])]))
 
 
 def _memory(pid: int) -> tuple[float, float]:
@@ -96,17 +99,17 @@ def _memory(pid: int) -> tuple[float, float]:
     return amounts["Rss"], amounts["Private_Clean"] + amounts["Private_Dirty"]
 
 
-def forked(folder: Path, start: float, batches: int) -> tuple[float, ...]:
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=measure, args=(folder, start, batches, theirs))
-    process.start()
-    answer = ours.recv()
-    process.join()
-    return tuple(answer)
+def started(folder: Path, start: float, batches: int) -> list[float]:
+    """`measure` in a process of its own, begun as a trainer's is."""
+    call = [sys.executable, "-m", "benchmarks.many_shards", "--measure", folder, start, batches, time.time()]
+    found = subprocess.run(list(map(str, call)), check=True, capture_output=True, text=True).stdout
+    return list(map(float, json.loads(found)))
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--measure"]:
+        folder, start, batches, spawned = sys.argv[2:]
+        return measure(folder, float(start), int(batches), float(spawned))
     parser = described_parser(__doc__)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="where the tars are made, and stay"
@@ -114,12 +117,12 @@ def main() -> None:
     parser.add_argument(
         "--shards", type=positive, nargs=2, default=[100, 10_000], metavar="N", help="sizes to compare"
     )
-    parser.add_argument("--repeats", type=positive, default=7, metavar="N")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N")
     parser.add_argument(
         "--batches", type=positive, default=300, metavar="N", help="read before memory is measured"
     )
     arguments = parser.parse_args()
-    run_cli(lambda: compare(arguments))
+    return run_cli(lambda: compare(arguments))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -134,18 +137,19 @@ def compare(arguments: argparse.Namespace) -> None:
     sets = [arguments.out / f"set{shards}" for shards in arguments.shards]
     for folder, shards in zip(sets, arguments.shards, strict=True):
         make_set(folder, shards, tars)
-    found: dict[tuple[float, Path], list[tuple[float, ...]]] = {}
+    found: dict[tuple[float, Path], list[list[float]]] = {}
     for _ in range(arguments.repeats):  # in turns, so that a slow moment is shared
         for start in (0.0, 0.5):
             for folder in sets:
-                found.setdefault((start, folder), []).append(forked(folder, start, arguments.batches))
+                found.setdefault((start, folder), []).append(started(folder, start, arguments.batches))
     names = (
-        "source opened, s",
-        "first batch, s",
+        "start of the process to first batch, s",
+        "of it, opening the source, s",
+        "of it, from there to the first batch, s",
         "trainer, MiB",
-        "trainer alone, MiB",
+        "trainer, not shared, MiB",
         "worker, MiB",
-        "worker alone, MiB",
+        "worker, not shared, MiB",
     )
     print(
         f"| | {' | '.join(f'{shards * SAMPLES:,} samples' for shards in arguments.shards)} | ratio |\n|---|---|---|---|"

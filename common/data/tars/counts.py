@@ -61,7 +61,7 @@ class Counts:
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no count file: {error}") from error
-        columns = [*counts.numbers.values(), *counts.rest.values()]
+        columns: list[Any] = [*counts.numbers.values(), *counts.rest.values()]
         columns += [each for kind in counts.kinds.values() for each in kind.values()]
         if any(len(each) != len(counts.names) for each in columns):
             raise ValueError("columns of several lengths")
