@@ -39,6 +39,11 @@ class Catalogue:
     counts: Counts
     damaged: dict[str, str]
 
+    @property
+    def summaries(self) -> list[Summary]:
+        """Of each shard; for what goes through all of them anyway."""
+        return list(self.counts.rows().values())
+
 
 def catalogued(paths: Sequence[str], workers: int | None = None) -> Catalogue:
     """What each shard holds; those not seen before, or changed, are scanned.

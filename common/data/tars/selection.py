@@ -50,9 +50,10 @@ class Selection:
         """Which of a sample's members is its picture."""
         return members[self.picture or next(filter(is_picture, members))]
 
-    def check(self, name: str, counts: Counts) -> None:
+    def check(self, name: str, counts: Counts, captions: bool) -> None:
         """Raises:
-        UserError: what the recipe names is nowhere, or it names nothing where samples have several pictures.
+        UserError: what the recipe names is nowhere, or it names nothing where samples have several pictures, or where
+            captions are wanted and several texts may be the caption.
         """
         pictures, several = counts.totals("pictures"), counts.total("several")
         if self.picture and pictures and not pictures[self.picture]:
@@ -71,14 +72,12 @@ class Selection:
                 f"{name}: caption_column: no sample has {self.caption}; there are the endings {listing(others, '.')} "
                 f"and the JSON keys {listing(fields)}"
             )
-
-    def doubt(self, counts: Counts) -> str | None:
-        """Why it is not clear which text is the caption; None where it is."""
         unlike = counts.total("unlike")
-        if self.caption or not unlike:
-            return None
-        example = counts.first("doubt")
-        return f"caption_column: {unlike} samples have several texts that may be the caption ({example}); name one"
+        if captions and not self.caption and unlike:
+            raise UserError(
+                f"{name}: caption_column: {unlike} samples have several texts that may be the caption "
+                f"({counts.first('doubt')}); name the one that is meant"
+            )
 
     def account(self, catalogue: Catalogue) -> Account:
         counts = catalogue.counts

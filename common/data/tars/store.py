@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from common.data.blobs import FailedRead, Stat, stat
+from common.data.blobs import Stat, is_url, stat
 from common.data.tars.counts import Counts
 from common.data.tars.shard_index import (
     ShardIndex,
@@ -22,7 +22,7 @@ from common.data.tars.shard_index import (
     scan,
     write_index,
 )
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 from common.files import cache_file, whole_cache, whole_file, write_text
 
 FOLDER = ".vqrae-index"
@@ -37,7 +37,7 @@ def folder_of(shard: str) -> str:
 
 def places_of(folder: str) -> list[Path]:
     """Where indices of the shards in `folder` may lie, the preferred place first."""
-    if "://" in folder:
+    if is_url(folder):
         return [cache_file("shards", folder, suffix="")]
     return [Path(folder, FOLDER), cache_file("shards", str(Path(folder).absolute()), suffix="")]
 
@@ -125,6 +125,6 @@ def _index_name(path: str) -> str:
 
 def _writable(folder: str) -> Path | None:
     """Where to write beside the data; None where that is no folder of this machine, or a closed one."""
-    if "://" in folder or not os.access(folder, os.W_OK | os.X_OK):
+    if is_url(folder) or not os.access(folder, os.W_OK | os.X_OK):
         return None
     return Path(folder, FOLDER)
