@@ -31,9 +31,7 @@ class SourceConfig:
     weight: Rate = 1.0  # share of the samples drawn, relative to the other sources' weights
     # folder: a file with captions (.jsonl, .json, .csv, .parquet), or the ending of texts beside the pictures: `.txt`
     captions: str | None = None
-    unconditional: bool = (
-        False  # captions are not read: a generator learns these pictures without, on purpose
-    )
+    unconditional: bool = False  # captions are not read: a generator learns these pictures without any
     window: Count = (
         16  # shards, parquet: samples are shuffled within so many shards, or row groups, at a time
     )

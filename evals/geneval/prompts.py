@@ -130,6 +130,6 @@ def _metadata(line: str, where: str) -> Metadata:
     with refusing(f"{where}: no GenEval metadata", ValueError, KeyError, TypeError, AttributeError):
         if not isinstance(metadata["prompt"], str) or not metadata["prompt"]:
             raise ValueError("prompt: expected a text")
-        checked(metadata["prompt"], f"{where}: prompt")
+        metadata["prompt"] = checked(metadata["prompt"], f"{where}: prompt")
         judge(metadata, [])  # refuses what no rule covers
     return metadata

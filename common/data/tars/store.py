@@ -42,6 +42,11 @@ def places_of(folder: str) -> list[Path]:
     return [Path(folder, FOLDER), cache_file("shards", str(Path(folder).absolute()), suffix="")]
 
 
+def place_of(folder: str) -> Path | None:
+    """Where the index of the shards in `folder` lies; None where there is none."""
+    return next((place for place in places_of(folder) if (place / COUNTS).is_file()), None)
+
+
 def find_summaries(folder: str) -> dict[str, Summary]:
     """Shard name -> summary, as far as the folder's count files know them; whether they still hold is not asked."""
     found: dict[str, Summary] = {}
