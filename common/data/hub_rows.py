@@ -155,11 +155,12 @@ def image_data(value: Any, config: SourceConfig, folder: str | None = None) -> b
     return value
 
 
-def check_images(value: Any, config: SourceConfig) -> None:
+def check_images(value: Any, config: SourceConfig, folder: str | None = None) -> None:
     """Raises:
     UserError: a cell of text, which is neither a picture nor says where one is.
     """
-    data = image_data(value, config) if isinstance(value, str) and not is_url(value) else b""
+    afar = not isinstance(value, str) or is_url(value) or (folder is not None and is_url(folder))
+    data = b"" if afar else image_data(value, config, folder)
     if isinstance(data, str) and ("\0" in data or not Path(data).exists()):
         raise UserError(
             f"{config.path}: image_column: {config.image_column!r} holds text that is no picture's path, such as "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
 from common.data.blobs import listed
 from common.data.config import SourceConfig
-from common.data.hub_rows import caption_in, chosen_columns, image_data
+from common.data.hub_rows import TEXTS, caption_in, check_images, chosen_columns, image_data
 from common.data.shards import part_names
 from common.data.sources import Account, IndexedSource, Part, RawImage
 from common.data.strings import StringTable
@@ -48,6 +49,9 @@ class ParquetSource(IndexedSource):
         self._account = self._counted(found)
         if not len(self._order):
             raise UserError(f"{config.path}: no rows in {len(footers)} parquet files")
+        if str(found[0].arrow_schema().field(config.image_column).type) in TEXTS:
+            row, folder, _ = self._row(0)
+            check_images(row[config.image_column], config, folder)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -76,17 +80,20 @@ class ParquetSource(IndexedSource):
         """Raises:
         FailedRead: the row group cannot be read now, or its table changed since the source was opened.
         """
+        row, folder, key = self._row(index)
+        caption = caption_in(row[self._caption], self.name) if self._caption else None
+        return RawImage(key, image_data(row[self._config.image_column], self._config, folder), caption)
+
+    def _row(self, index: int) -> tuple[dict[str, Any], str, str]:
+        """A row's cells, the folder of its table, its key."""
         group, row = self._order.place(index)
         table = int(np.searchsorted(self._groups, group, side="right"))
-        first = int(self._groups[table - 1]) if table else 0
+        first = int(self._groups[table - 1]) if table else 0  # row group of the table
         start = int(self._order.ends[first - 1]) if first else 0
         path, found = self._paths[table], Stat(int(self._sizes[table]), self._versions[table])
         rows = row_group(path, found, group - first, self._columns)
-        picture = image_data(
-            rows[self._config.image_column][row].as_py(), self._config, path.rpartition("/")[0]
-        )
-        caption = caption_in(rows[self._caption][row].as_py(), self.name) if self._caption else None
-        return RawImage(f"{self._names[table]}/{index - start}", picture, caption)
+        cells = {column: rows[column][row].as_py() for column in self._columns}
+        return cells, path.rpartition("/")[0], f"{self._names[table]}/{index - start}"
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)

@@ -115,6 +115,10 @@ def test_pictures_in_columns_of_any_kind(tmp_path: Path) -> None:
             opened(SourceConfig(kind="parquet", path=str(tmp_path), image_column=column))
     with pytest.raises(UserError, match=r"t\.parquet: no column 'image' in this dataset: struct"):
         opened(SourceConfig(kind="parquet", path=str(tmp_path)))
+    with pytest.raises(
+        UserError, match="image_column: 'some' holds text that is no picture's path, such as 'a'"
+    ):
+        opened(SourceConfig(kind="parquet", path=str(tmp_path), image_column="some"))
     captioned = SourceConfig(kind="parquet", path=str(tmp_path), image_column="binary", caption_column="some")
     source = opened(captioned)
     assert [source.read(index).caption for index in range(3)] == ["a", None, None]
