@@ -10,6 +10,9 @@ from common.config import Count, Rate, Share, Workers, between, configclass
 MAX_PIXELS = 89_478_485
 
 
+IMAGE_COLUMN = "image"
+
+
 @configclass
 class SourceConfig:
     """One set of images.
@@ -17,26 +20,32 @@ class SourceConfig:
     `kind` and `path`:
     - `folder`: a folder, searched recursively. Captions: see `folder_captions`.
     - `shards`: WebDataset tars, as a folder, a glob, or a brace range (`data/{0000..0127}.tar`).
+    - `parquet`: tables, as a folder, a glob, or a brace range.
     - `hub`: a Hugging Face dataset, as a hub id or a local folder (also one of `save_to_disk`).
+
+    Shards and tables may be URLs (`s3://bucket/set/{000..127}.tar`, `https://`, `hf://datasets/OWNER/NAME/data/*.parquet`).
     """
 
-    kind: Literal["folder", "shards", "hub"]
+    kind: Literal["folder", "shards", "parquet", "hub"]
     path: str
     weight: Rate = 1.0  # share of the samples drawn, relative to the other sources' weights
     # folder: a file with captions (.jsonl, .json, .csv, .parquet), or the ending of texts beside the pictures: `.txt`
     captions: str | None = None
-    unconditional: bool = (
-        False  # captions are not read: a generator learns these pictures without, on purpose
+    unconditional: bool = False  # captions are not read: a generator learns these pictures without any
+    window: Count = (
+        16  # shards, parquet: samples are shuffled within so many shards, or row groups, at a time
     )
-    window: Count = 16  # shards: samples are shuffled within so many shards at a time
     subset: str | None = None  # hub: the dataset's configuration name
     split: str = "train"  # hub
     revision: str | None = None  # hub
     streaming: bool = False  # hub: read forward from the remote files instead of downloading first
     stream_block: Count = 64  # hub, streaming: samples are shuffled within so many at a time
-    image_column: str = "image"  # hub
-    # Where captions are, if it is not where they usually are: a column, a key of .json, a field of a caption file
+    # hub, parquet: the column; shards: the ending of the member that is the picture, where samples have several (`jpg`)
+    image_column: str = IMAGE_COLUMN
+    # Where captions are, if it is not where they usually are: a column, a member's ending (`txt`) or a key of .json, a
+    # field of a caption file
     caption_column: str | None = None
+    max_damaged_shards: Share = 0.01  # shards: those that may be left out because they cannot be read, of all
 
     def __post_init__(self) -> None:
         if not self.path:

@@ -16,7 +16,7 @@ from common.data.images import CorruptImage, ImageTransform, open_image
 from common.data.open import open_indexed
 from common.data.sources import IndexedSource
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 Transform = Callable[[Image.Image, np.random.Generator], Tensor]
 """RGB picture -> uint8 (3, size, size)."""
@@ -107,7 +107,13 @@ class EvaluationLoader:
         transform = self.transform or ImageTransform(self.size, "center", flip=False)
         rng = np.random.default_rng(0)  # nothing random is left in the transform
         for index in indices:
-            raw = self.source.read(index)
+            try:
+                raw = self.source.read(index)
+            except FailedRead as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped.append(f"{self.source.name}: {error}")
+                continue
             try:
                 pixels = transform(open_image(raw.data, self.max_pixels), rng)
             except CorruptImage as error:

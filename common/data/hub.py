@@ -81,7 +81,12 @@ def _captions(cells: Dataset, column: str, rows: range) -> list[tuple[str | None
         return [found for row in rows for found in _captions(cells, column, range(row, row + 1))]
 
 
-def _load(config: SourceConfig) -> Dataset:
+def load_rows(config: SourceConfig) -> Dataset:
+    """All columns, as they lie there.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     import datasets
 
     with loading(config):
@@ -89,3 +94,6 @@ def _load(config: SourceConfig) -> Dataset:
             loaded = datasets.load_from_disk(config.path)
             return loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(config.path, config.subset, split=config.split, revision=config.revision)
+
+
+_load = load_rows

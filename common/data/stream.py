@@ -23,7 +23,7 @@ from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 ATTEMPTS = 16  # images tried at one position before the source is given up
 
@@ -39,13 +39,17 @@ class ImageStream(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         """Raises:
-        UserError: a source cannot be read, or `ATTEMPTS` images tried at this position are corrupt.
+        UserError: a source is no longer what it was, or `ATTEMPTS` images tried at this position cannot be read.
         """
         number, local, seed = self._mixture[position]
         source = self._sources[number]
         skipped: list[str] = []
         for attempt in range(ATTEMPTS):
-            raw = source.sample(local, seed, attempt)
+            try:
+                raw = source.sample(local, seed, attempt)
+            except FailedRead as error:
+                skipped.append(f"{source.name}: {error}")
+                continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
                 pixels = self._transform(open_image(raw.data, self.config.max_pixels), rng)
