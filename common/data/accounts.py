@@ -14,7 +14,7 @@ from pathlib import Path
 from common.data.config import SourceConfig
 from common.data.folder import OTHER_FILES
 from common.data.open import open_source
-from common.data.sources import Account
+from common.data.sources import Account, Source
 from common.errors import UserError, refusing
 
 
@@ -39,11 +39,16 @@ def account_line(name: str, account: Account, captions: bool = True) -> str:
     return f"warning: {line}" if account.samples is not None and lost > account.samples else line
 
 
-def check_captions(config: SourceConfig, account: Account) -> None:
+def check_captions(config: SourceConfig, source: Source) -> None:
     """Raises:
-    UserError: captions are wanted, and none of the pictures has one.
+    UserError: captions are wanted, and none of the pictures has one, or it is not clear which text it is.
     """
-    if account.captions == 0 and not config.unconditional:
+    if config.unconditional:
+        return
+    if doubt := source.doubt():
+        raise UserError(f"{config.path}: {doubt}")
+    account = source.account()
+    if account.captions == 0:
         left_out = "".join(f"; {count:,} {what}" for what, count in account.left_out.items() if count)
         number = "" if account.samples is None else f"{account.samples:,} "
         raise UserError(
@@ -79,9 +84,10 @@ def numbered(field: str, sources: Iterable[SourceConfig]) -> dict[str, SourceCon
 
 def _account(field: str, config: SourceConfig, captions: bool, lanes: int = 1) -> str:
     with refusing(field, UserError):
-        account = open_source(config, lanes, captions).account()
+        source = open_source(config, lanes, captions)
+        account = source.account()
         if captions:
-            check_captions(config, account)
+            check_captions(config, source)
     return account_line(config.path, account, captions and not config.unconditional)
 
 

@@ -39,7 +39,7 @@ class ShardSource(IndexedSource):
         """Raises:
         UserError: there are no shards or no pictures, too many damaged shards, or the recipe names what is not there.
         """
-        self.name = config.path
+        self.name, self._unconditional = config.path, config.unconditional
         catalogue = catalogued(shard_paths(config.path))
         refuse_damaged(catalogue, config.path, config.max_damaged_shards)
         self._selection = Selection.stated(config)
@@ -90,7 +90,8 @@ class ShardSource(IndexedSource):
         }
         picture = members.read(path, self._selection.picture_of(of_sample))
         key = f"{self._names[shard]}/{members.keys[sample]}"
-        return RawImage(key, picture, caption_of(texts, self._selection.caption))
+        caption = None if self._unconditional else caption_of(texts, self._selection.caption)
+        return RawImage(key, picture, caption)
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)

@@ -6,15 +6,15 @@ JSON. Where it names nothing, the standard places are read, in the order in whic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from common.data import captions as wording
+from common.data.captions import FIELDS
 from common.errors import UserError
-from common.text import checked
+from common.text import parse_json
 
 MEMBERS = ("txt", "caption.txt", "caption", "cap")
-FIELDS = ("caption", "prompt", "text")
 
 Texts = Mapping[str, Callable[[], bytes]]
 """A sample's members that are no pictures: ending -> reads its content."""
@@ -68,37 +68,25 @@ def _is_json(ending: str) -> bool:
 def parsed(content: bytes) -> dict[str, Any]:
     """The object that a JSON member holds; an empty one where it holds none."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content, "a member", nan=True)
+    except UserError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
 def _is_valid(content: bytes) -> bool:
     try:
-        json.loads(content)
-    except (ValueError, RecursionError):
+        parse_json(content, "a member", nan=True)
+    except UserError:
         return False
     return True
 
 
 def usable(value: Any) -> str | None:
     """The text of a JSON value: a string, or the first that can be used of a list of them."""
-    if isinstance(value, list):
-        return next((text for part in value if isinstance(part, str) and (text := _checked(part))), None)
-    return _checked(value) if isinstance(value, str) else None
+    return wording.caption_of(value)[0]
 
 
 def text_of(content: bytes) -> str | None:
     """The text of a member; None where it is empty or none."""
-    try:
-        return _checked(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return None
-
-
-def _checked(text: str) -> str | None:
-    try:
-        return checked(text, "caption").strip() or None
-    except UserError:
-        return None
+    return wording.caption_of_bytes(content)[0]
