@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.data.accounts import numbered
 from common.errors import UserError
 from common.training.beginnings import (
     schedule_warnings,
+    told_sources,
     try_held_out,
     try_model,
     try_room,
@@ -45,7 +47,10 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     model, vqrae = generator_on_meta(config.model)
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
-    return warnings(config)
+    sources = {} if config.data.codes else numbered("data.sources", config.data.sources)
+    if source is not None:
+        sources["evaluation.source"] = source
+    return [*warnings(config), *told_sources(sources, captions=True)]
 
 
 def warnings(config: GenerationConfig) -> list[str]:

@@ -75,4 +75,4 @@ def held_out_batches(config: TokenizerConfig, device: torch.device) -> Iterator[
         limit=config.evaluation.limit,
     )
     for batch in loader:
-        yield to_float(batch["pixels"].to(device))
+        yield to_float(batch["pixels"].to(device, non_blocking=True))

@@ -119,7 +119,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
 
     def stream() -> Iterator[Batch]:
         share = (dist.rank(), dist.world(), config.batch.micro_size)
-        return iter(training_loader(config.data, config.seed, *share, progress.position))
+        return iter(training_loader(config.data, config.seed, *share, progress.position, captions=False))
 
     batches = stream()
     reporter = Reporter(run, config.logging, config.steps, progress.step)

@@ -18,24 +18,32 @@ class SourceConfig:
     """One set of images.
 
     `kind` and `path`:
-    - `folder`: a folder, searched recursively. Captions come from a `captions.jsonl` in or beside it.
+    - `folder`: a folder, searched recursively. Captions: see `folder_captions`.
     - `shards`: WebDataset tars, as a folder, a glob, or a brace range (`data/{0000..0127}.tar`).
+    - `parquet`: tables, as a folder, a glob, or a brace range.
     - `hub`: a Hugging Face dataset, as a hub id or a local folder (also one of `save_to_disk`).
+
+    Shards and tables may be URLs (`s3://bucket/set/{000..127}.tar`, `https://`, `hf://datasets/OWNER/NAME/data/*.parquet`).
     """
 
-    kind: Literal["folder", "shards", "hub"]
+    kind: Literal["folder", "shards", "parquet", "hub"]
     path: str
     weight: Rate = 1.0  # share of the samples drawn, relative to the other sources' weights
-    captions: str | None = None  # folder: a JSON Lines file with `file_name` and `caption`, elsewhere
-    window: Count = 16  # shards: samples are shuffled within so many shards at a time
+    # folder: a file with captions (.jsonl, .json, .csv, .parquet), or the ending of texts beside the pictures: `.txt`
+    captions: str | None = None
+    unconditional: bool = False  # captions are not read: a generator learns these pictures without any
+    window: Count = (
+        16  # shards, parquet: samples are shuffled within so many shards, or row groups, at a time
+    )
     subset: str | None = None  # hub: the dataset's configuration name
     split: str = "train"  # hub
     revision: str | None = None  # hub
     streaming: bool = False  # hub: read forward from the remote files instead of downloading first
     stream_block: Count = 64  # hub, streaming: samples are shuffled within so many at a time
-    # hub: the column; shards: the ending of the member that is the picture, where samples have several (`jpg`)
+    # hub, parquet: the column; shards: the ending of the member that is the picture, where samples have several (`jpg`)
     image_column: str = IMAGE_COLUMN
-    # hub: the column, without which there are no captions; shards: a member's ending (`txt`) or a key of the .json
+    # Where captions are, if it is not where they usually are: a column, a member's ending (`txt`) or a key of .json, a
+    # field of a caption file
     caption_column: str | None = None
     max_damaged_shards: Share = 0.01  # shards: those that may be left out because they cannot be read, of all
 
@@ -46,6 +54,11 @@ class SourceConfig:
             raise ValueError(f"streaming: only `hub` sources stream, found kind {self.kind!r}")
         if self.captions is not None and self.kind != "folder":
             raise ValueError(f"captions: only `folder` sources read a caption file, found kind {self.kind!r}")
+        named = next(
+            (name for name in ("captions", "caption_column") if getattr(self, name) is not None), None
+        )
+        if self.unconditional and named:
+            raise ValueError(f"unconditional: captions are not read then, and {named} says where they are")
 
 
 @configclass
@@ -59,7 +72,10 @@ class DataConfig:
     crop: Literal["random", "center"] = "random"  # Table 7
     flip: bool = True  # Table 7: random flip, left-right
     workers: Workers = 4  # processes that decode, per rank; 0 decodes in the trainer itself
-    prefetch: Annotated[int, between(1, 1024)] = 2  # micro-batches decoded ahead
+    prefetch: Annotated[int, between(1, 1024)] = 4  # micro-batches decoded ahead
+    # A JPEG four times larger than `image_size`, or more, is decoded at 1/2 to 1/8 of its size, which is faster and
+    # moves pixels by less than a level of 255 on average; true decodes all of it.
+    exact_decoding: bool = False
     # Positions are dealt to so many lanes, and each lane reads its own part of a streamed dataset, forward
     # only. A worker reads nothing twice if world size x workers divides it. Part of the order: keep it when
     # resuming.

@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.data.images import CorruptImage
 from common.data.order import derive_key, permuted
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image before decoding: a key unique in its source, encoded bytes or a local path, a caption."""
+    """An image before decoding: a key unique in its source, encoded bytes, a local path or why it is not there, a
+    caption."""
 
     key: str
-    data: bytes | str
+    data: bytes | str | CorruptImage
     caption: str | None = None
 
 

@@ -17,14 +17,13 @@ import torch
 from torch.utils.data import Dataset
 
 from common.data.batch import Batch, Sample, collate
-from common.data.blobs import FailedRead
 from common.data.config import DataConfig
-from common.data.images import CorruptImage, ImageTransform, open_image
+from common.data.images import CorruptImage, ImageTransform, open_resized
 from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 ATTEMPTS = 16  # images tried at one position before the source is given up
 
@@ -32,9 +31,9 @@ ATTEMPTS = 16  # images tried at one position before the source is given up
 class ImageStream(Dataset[Sample]):
     """The endless training stream, indexed by global position (any number from 0)."""
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, captions: bool = True) -> None:
         self.config, self.seed = config, seed
-        self._sources = [open_source(source, config.lanes) for source in config.sources]
+        self._sources = [open_source(source, config.lanes, captions) for source in config.sources]
         self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
         self._transform = ImageTransform(config.image_size, config.crop, config.flip)
 
@@ -53,7 +52,10 @@ class ImageStream(Dataset[Sample]):
                 continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
-                pixels = self._transform(open_image(raw.data, self.config.max_pixels), rng)
+                image = open_resized(
+                    raw.data, self.config.image_size, self.config.max_pixels, self.config.exact_decoding
+                )
+                pixels = self._transform(image, rng)
             except CorruptImage as error:
                 skipped.append(f"{source.name}/{raw.key}: {error.reason}")
             else:
@@ -65,16 +67,23 @@ class ImageStream(Dataset[Sample]):
 
 
 def training_loader(
-    config: DataConfig, seed: int, rank: int = 0, world: int = 1, micro_batch: int = 1, start: int = 0
+    config: DataConfig,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    micro_batch: int = 1,
+    start: int = 0,
+    *,
+    captions: bool = True,
 ) -> TrainingLoader:
-    """Endless micro-batches of rank `rank`, from global position `start` on.
+    """Endless micro-batches of rank `rank`, from global position `start` on; `captions` as in `open_source`.
 
     After n micro-batches on each rank, the stream stands at `start + n * world * micro_batch`.
 
     Raises:
         UserError: a source cannot be opened.
     """
-    return TrainingLoader(ImageStream(config, seed), rank, world, micro_batch, start)
+    return TrainingLoader(ImageStream(config, seed, captions), rank, world, micro_batch, start)
 
 
 class TrainingLoader:

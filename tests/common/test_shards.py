@@ -13,7 +13,6 @@ import pytest
 from image_sets import add_member, encoded, make_shards, number_of
 
 from common.data import blobs
-from common.data.blobs import FailedRead
 from common.data.config import DataConfig, SourceConfig
 from common.data.images import open_image
 from common.data.open import open_source
@@ -21,7 +20,7 @@ from common.data.shards import ShardSource, shard_paths
 from common.data.stream import ImageStream
 from common.data.tars import catalogue, store
 from common.data.tars.shard_index import NO_PICTURE, NO_TEXT
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from common.data.blobs import FailedRead, Stat, stat
+from common.data.blobs import Stat, stat
 from common.data.tars.shard_index import (
     ShardIndex,
     Summary,
@@ -22,7 +22,7 @@ from common.data.tars.shard_index import (
     scan,
     write_index,
 )
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 from common.files import cache_file, whole_cache, whole_file, write_text
 
 FOLDER = ".vqrae-index"
