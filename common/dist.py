@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as torch_dist
 
 from common import errors
 from common.errors import UserError
+from common.host_memory import own_segments
 from common.operator_locks import watch_locks
 from common.peers import Peers, ProcessConfig
 
@@ -93,7 +95,9 @@ def start(limits: ProcessConfig | None = None) -> torch.device:
             watch_locks()
         limits = limits or ProcessConfig()
         _join(device, limits)
-        deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
+        with own_segments(gather_objects(uuid4().hex[:12])[0]):
+            deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
+            barrier()
     elif _peers is not None and limits is not None:
         _peers.limits = limits
     return device

@@ -135,7 +135,8 @@ def extract_source(
         skip_corrupt=True,
         max_pixels=data.max_pixels,
     )
-    corrupt = CorruptCounter(data.max_corrupt_share)
+    # A share of the whole source, of which this rank sees a part: one bad tar ends nothing.
+    corrupt = CorruptCounter(data.max_corrupt_share, minimum=max(1000, facts.images))
     shard: dict[str, list[Any]] = {"codes": [], "captions": [], "keys": [], "skipped": []}
     left = iter(mine)
     seen = 0

@@ -87,6 +87,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     steps = plan.steps(config.epochs)
     notices += [*account_lines(dataset), *warnings(config, steps)]
     held_out = HeldOut(config, tower, processor, dataset)
+    notices += held_out.notices
     efficiency = UnderstandingEfficiency(config.model, device)
 
     # --- The engine, and what changes beside it; then back to where a former run was

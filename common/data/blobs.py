@@ -53,10 +53,11 @@ def read_at(path: str, offset: int, size: int) -> bytes:
     if is_url(path):
         return read_url(path, offset, size)
     try:
+        file = _open_file(path)  # held, or another thread's miss in the cache closes it before it is read
         # pread names its offset, so processes forked after the file was opened do not disturb each other
-        content = os.pread(_open_file(path).descriptor, size, offset)
+        content = os.pread(file.descriptor, size, offset)
         while 0 < len(content) < size:  # it may give less than it was asked for, though there is more
-            more = os.pread(_open_file(path).descriptor, size - len(content), offset + len(content))
+            more = os.pread(file.descriptor, size - len(content), offset + len(content))
             if not more:
                 break
             content += more
