@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.training.beginnings import (
     schedule_warnings,
     try_held_out,
@@ -15,8 +15,9 @@ from common.training.beginnings import (
 )
 from common.training.plan import checkpoint_bytes
 from generation.assemble import generator_on_meta
+from generation.codes.facts import read_facts
+from generation.codes.record import refuse_absent
 from generation.config import GenerationConfig
-from generation.dataset import code_folder
 
 
 def begin(run: Path, config: GenerationConfig) -> list[str]:
@@ -34,12 +35,9 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     if config.data.codes is None:
         try_sources("data.sources", config.data.sources)
     else:
-        for number in range(len(config.data.sources)):
-            folder = code_folder(config.data.codes, number)
-            if not Path(folder).is_dir():
-                raise UserError(
-                    f"data.codes: {folder}: no such folder; run generation/extract_codes.py first"
-                )
+        with refusing("data.codes", UserError):
+            read_facts(Path(config.data.codes))
+            refuse_absent(Path(config.data.codes), config.data.sources)
     source, limit = config.evaluation.source, config.evaluation.limit
     try_held_out("evaluation.source", source, config.data.image_size, limit, strict=False)
     model, vqrae = generator_on_meta(config.model)
