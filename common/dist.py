@@ -46,8 +46,7 @@ def start_process(requested: str) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
         atexit.register(_leave)
         limits = ProcessConfig()
-        torch_dist.init_process_group(_backend(device), timeout=_timeout(limits))
-        _meet(device, limits)
+        _join(device, limits)
     return device
 
 
@@ -106,10 +105,8 @@ def start(limits: ProcessConfig | None = None) -> torch.device:
         if local_rank == 0:
             watch_locks()
         limits = limits or ProcessConfig()
-        deepspeed.init_distributed(
-            _backend(device), auto_mpi_discovery=False, verbose=False, timeout=_timeout(limits)
-        )
-        _meet(device, limits)
+        _join(device, limits)
+        deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
     elif _peers is not None and limits is not None:
         _peers.limits = limits
     return device
@@ -117,6 +114,17 @@ def start(limits: ProcessConfig | None = None) -> torch.device:
 
 def _timeout(limits: ProcessConfig) -> timedelta:
     return timedelta(seconds=limits.collective_timeout)
+
+
+def _join(device: torch.device, limits: ProcessConfig) -> None:
+    """The process group that the environment announces, and what stands beside it."""
+    store, place, size = next(torch_dist.rendezvous("env://", timeout=_timeout(limits)))
+    # With `--master-port` torchrun keeps one store over all restarts, and with it the addresses of those that are gone.
+    store = torch_dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    torch_dist.init_process_group(
+        _backend(device), store=store, rank=place, world_size=size, timeout=_timeout(limits)
+    )
+    _meet(device, limits)
 
 
 def _meet(device: torch.device, limits: ProcessConfig) -> None:

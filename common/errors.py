@@ -25,6 +25,13 @@ class UserError(Exception):
     """Something the user gave is wrong. The message is one line and names the file and the field."""
 
 
+class FailedRead(UserError):
+    """Bytes that are there, or should be, could not be had now: `PATH: cannot be read: REASON`.
+
+    Where samples are drawn it is counted and replaced like a damaged picture; elsewhere it is bad input.
+    """
+
+
 NO_MEMORY = re.compile(
     r"out of memory|not enough memory|cannot allocate memory|can't allocate memory|unable to allocate|bad_alloc"
     r"|failed to map segment|os error 12\b|can't start new thread|ALLOC_FAILED",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.data.accounts import numbered
 from common.errors import UserError, refusing
 from common.training.beginnings import (
     schedule_warnings,
+    told_sources,
     try_held_out,
     try_model,
     try_room,
@@ -15,8 +17,7 @@ from common.training.beginnings import (
 )
 from common.training.plan import checkpoint_bytes
 from generation.assemble import generator_on_meta
-from generation.codes.facts import read_facts
-from generation.codes.record import refuse_absent
+from generation.codes.library import told_codes
 from generation.config import GenerationConfig
 
 
@@ -32,18 +33,21 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     try_model("init_from", config.init_from)
     if config.init_from is None:
         try_model("model.language_model.source", language_model.source)
+    codes: list[str] = []
     if config.data.codes is None:
         try_sources("data.sources", config.data.sources)
     else:
         with refusing("data.codes", UserError):
-            read_facts(Path(config.data.codes))
-            refuse_absent(Path(config.data.codes), config.data.sources)
+            codes = told_codes(Path(config.data.codes), config.data.sources)
     source, limit = config.evaluation.source, config.evaluation.limit
     try_held_out("evaluation.source", source, config.data.image_size, limit, strict=False)
     model, vqrae = generator_on_meta(config.model)
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
-    return warnings(config)
+    sources = {} if config.data.codes else numbered("data.sources", config.data.sources)
+    if source is not None:
+        sources["evaluation.source"] = source
+    return [*warnings(config), *codes, *told_sources(sources, captions=True)]
 
 
 def warnings(config: GenerationConfig) -> list[str]:

@@ -98,8 +98,8 @@ def extract(
         captions_only: encode nothing.
 
     Raises:
-        UserError: a source can only be streamed or cannot be opened, what stands in `data.codes` is something else, or
-            too many pictures cannot be read.
+        UserError: a source can only be streamed, cannot be opened or has no captions where they are wanted, what stands
+            in `data.codes` is something else, or too many pictures cannot be read.
     """
     from common import dist
     from common.models.weight_files import state_sha256
@@ -157,7 +157,7 @@ def _left(root: Path, sources: Sequence[SourceJobs]) -> list[str]:
     unused = unused_files(root)
     lines = []
     if others:
-        lines.append(f"codes of {len(others):,} other sources stay: {', '.join(others)}")
+        lines.append(f"codes of other sources stay: {', '.join(others)}")
     if unused:
         size = sum(path.stat().st_size for path in unused if path.is_file()) / 1e6
         lines.append(

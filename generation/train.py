@@ -52,6 +52,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import Fact, TrainingState
+    from common.training.step_end import StepEnd
     from common.training.stop import StoppedEarly, stop_request
     from generation import assemble
     from generation.beginnings import begin
@@ -93,7 +94,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
         facts={"vqrae_sha256": Fact(vocabulary.vqrae_sha256, vocabulary.check_vqrae)},
     )
     if newest is not None:
-        state.load(newest)
+        notices += state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
     check_steps(run, "steps", config.steps, progress.step)
     record_run(run, config, progress.step)
@@ -116,6 +117,16 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
         reporter.say(notice)
     efficiency = GenerationEfficiency(generator.model, vocabulary, config.loss_vocabulary, device)
 
+    step_end = StepEnd(
+        config.steps,
+        config.logging,
+        config.checkpoint.save_every,
+        state=state,
+        checkpoints=checkpoints,
+        guard=guard,
+        stop=stop,
+        reporter=reporter,
+    )
     stop.begin(config.steps)
     while progress.step < config.steps:
         step = progress.step + 1
@@ -136,27 +147,15 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
             engine.step()
             terms.add(step, loss=output.loss, accuracy=output.accuracy)
             watch.count(**efficiency.count(batch))
-        progress.advance()
-        reporter.advance()
-        checkpoints.poll()
-        last = step == config.steps
-        line_due = step % config.logging.log_every == 0 or last
-        stopping = stop.agreed(step)
-        saving = step % config.checkpoint.save_every == 0 or last or stopping
 
-        if guard.end_step(line_due, saving):
-            with guard.going_back():
-                state.go_back(checkpoints)
-            reporter.rewind(progress.step)
+        if (due := step_end.due()) is None:
             batches = stream()
             continue
-        # In a row of bad steps the checkpoint before them is kept.
-        saving = saving and (guard.healthy or last or stopping)
-        if saving:
+        if due.checkpoint:
             state.save(checkpoints)
 
         # --- What a user sees: a line, the held-out set, pictures for fixed prompts
-        if line_due:
+        if due.line:
             line = terms.take() | guard.line()
             line["perplexity"] = perplexity(line["loss"])
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
@@ -164,16 +163,14 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
-        evaluation_due = step % config.logging.evaluate_every == 0 or last
-        picture_due = step % config.logging.picture_every == 0 or last
         with suppress(StoppedEarly):
-            if evaluation_due and not stopping and (scores := held_out.evaluate(model, device)):
+            if due.evaluation and (scores := held_out.evaluate(model, device)):
                 reporter.line(step, scores, kind="evaluation")
                 best.offer(step, scores)
-        if pictures and picture_due and not stopping:
+        if pictures and due.picture:
             reporter.picture(step, pictures.draw(), run / "pictures" / f"step_{step:08d}.png")
 
-        if saving and stop.agreed():  # asked before, or since
+        if step_end.stops(due):
             break
 
     checkpoints.wait()

@@ -150,6 +150,28 @@ def test_what_is_refused_leaves_everything_as_it_was(shelf: Path, tmp_path: Path
     assert "seed: 1\n" in (run / "recipes" / "0002.yaml").read_text()
 
 
+def test_what_a_checkpoint_does_not_hold_begins_anew_where_that_was_asked_for(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    judged = [word for word in tiny.STAGE_2 if "discriminator" in word or word.startswith("ema")]
+    train(recipe("tokenizer", shelf, run, "steps=2"))
+    more = recipe("tokenizer", shelf, run, "steps=4", *judged)
+    with pytest.raises(UserError, match="--allow-change"):
+        train(more)
+    capsys.readouterr()
+    changed = ("ema", "loss", "optimizer")
+    train(more, RunOptions(allow_change=changed))
+    said = capsys.readouterr().out
+    for name in ("discriminator", "lecam", "ema"):
+        assert (f"holds no {name}, which begins anew" in said) == (name != "lecam")
+    lines = read_records(run, "train")
+    assert lines[2]["ema_decay"] == pytest.approx(
+        2 / 11
+    )  # of its second update: the first one was at this step
+    assert "adversarial" in lines[2]
+
+
 def test_a_run_whose_every_number_may_be_zero_is_zero(shelf: Path, tmp_path: Path) -> None:
     """All at once; what may be 0 stands in tests/common/test_numbers.py."""
     adamw = "optimizer.adamw={betas: [0.0, 0.0], weight_decay: 0.0, max_grad_norm: null}"

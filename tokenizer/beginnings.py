@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from common.data.accounts import numbered
 from common.data.config import SourceConfig
 from common.training.beginnings import (
     schedule_warnings,
+    told_sources,
     try_file,
     try_held_out,
     try_model,
@@ -39,7 +41,7 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
     try_sources("data.sources", config.data.sources)
     images, limit = config.evaluation.images, config.evaluation.limit
     if images is not None:
-        source = SourceConfig(kind="folder", path=images)
+        source = SourceConfig(kind="folder", path=images, unconditional=True)
         try_held_out("evaluation.images", source, config.data.image_size, limit, strict=True)
     model = model_on_meta(config.model)
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -49,7 +51,7 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
     judges = sum(p.numel() for p in critic.parameters()) if critic else 0
     size = checkpoint_bytes(learns, rests, config.ema) + checkpoint_bytes(judges)
     try_room(run, size, 4.0 * (learns + rests), config.checkpoint, config.steps)
-    return warnings(config)
+    return [*warnings(config), *told_sources(numbered("data.sources", config.data.sources), captions=False)]
 
 
 def warnings(config: TokenizerConfig) -> list[str]:

@@ -58,6 +58,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
     from common.training.reporter import Reporter
     from common.training.run import leave_model, open_run, record_run
     from common.training.state import TrainingState
+    from common.training.step_end import StepEnd
     from common.training.stop import StoppedEarly, stop_request
     from tokenizer import assemble
     from tokenizer.beginnings import begin
@@ -109,7 +110,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
         recipe=config,
     )
     if newest is not None:
-        state.load(newest)
+        notices += state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
     check_steps(run, "steps", config.steps, progress.step)
     record_run(run, config, progress.step)
@@ -118,7 +119,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
 
     def stream() -> Iterator[Batch]:
         share = (dist.rank(), dist.world(), config.batch.micro_size)
-        return iter(training_loader(config.data, config.seed, *share, progress.position))
+        return iter(training_loader(config.data, config.seed, *share, progress.position, captions=False))
 
     batches = stream()
     reporter = Reporter(run, config.logging, config.steps, progress.step)
@@ -130,6 +131,16 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
     efficiency = TokenizerEfficiency(config, perceptual, device)
     shown = first_images(config, device)
 
+    step_end = StepEnd(
+        config.steps,
+        config.logging,
+        config.checkpoint.save_every,
+        state=state,
+        checkpoints=checkpoints,
+        guard=guard,
+        stop=stop,
+        reporter=reporter,
+    )
     stop.begin(config.steps)
     while progress.step < config.steps:
         step = progress.step + 1
@@ -181,23 +192,13 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
             lecam.update()
         if ema is not None:
             ema.update()
-        progress.advance()
-        reporter.advance()
-        checkpoints.poll()
-        last = step == config.steps
-        line_due = step % config.logging.log_every == 0 or last
-        stopping = stop.agreed(step)
-        saving = step % config.checkpoint.save_every == 0 or last or stopping
 
-        if guard.end_step(line_due, saving):
-            with guard.going_back():
-                state.go_back(checkpoints)
-            reporter.rewind(progress.step)
+        if (due := step_end.due()) is None:
             batches = stream()
             continue
 
         # --- A line; where too few codes are used, the others come back
-        if line_due:
+        if due.line:
             line = terms.take() | guard.line()
             if codebook is not None:
                 used, dead = codebook.line()
@@ -216,25 +217,21 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
             line |= {"memory_gib": memory_gib(device), "skipped": corrupt.check_all_ranks(device)}
             reporter.line(step, line)
 
-        # In a row of bad steps the checkpoint before them is kept.
-        saving = saving and (guard.healthy or last or stopping)
-        if saving:
+        if due.checkpoint:
             state.save(checkpoints)
 
         # --- What else a user sees: a picture, the held-out set
-        picture_due = step % config.logging.picture_every == 0 or last
-        evaluation_due = step % config.logging.evaluate_every == 0 or last
-        if config.evaluation.images and (picture_due or evaluation_due) and not stopping:
+        if config.evaluation.images and (due.picture or due.evaluation):
             with averaged(ema), suppress(StoppedEarly):
-                if picture_due and shown is not None:
+                if due.picture and shown is not None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
-                if evaluation_due:
+                if due.evaluation:
                     scores = evaluate(model, config, device, distances)
                     reporter.line(step, scores, kind="evaluation")
                     best.offer(step, scores)
 
-        if saving and stop.agreed():  # asked before, or since
+        if step_end.stops(due):
             break
 
     checkpoints.wait()

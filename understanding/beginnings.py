@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.data.blobs import listed, stat
 from common.errors import UserError, refusing
 from common.training.beginnings import schedule_warnings, try_model, try_room, try_run
 from common.training.optim import warmup_steps
@@ -36,9 +37,13 @@ def begin(run: Path, config: UnderstandingConfig) -> None:
 
 def _try_source(field: str, source: ConversationSource) -> None:
     with refusing(field, UserError):
-        if not Path(source.annotations).is_file():
+        if source.kind == "json" and not Path(source.annotations).is_file():
             raise UserError(f"{source.annotations}: annotations: no such file")
-        if not Path(source.images).is_dir():
+        if source.kind in ("parquet", "shards"):
+            suffix, what = (".parquet", "parquet files") if source.kind == "parquet" else (".tar", "shards")
+            for path in listed(source.annotations, (suffix,), what):
+                stat(path)
+        if source.images is not None and not Path(source.images).is_dir():
             raise UserError(f"{source.images}: images: no such folder")
 
 

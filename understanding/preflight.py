@@ -93,16 +93,17 @@ def image_problems(dataset: ConversationDataset, decode: bool) -> dict[int, BadS
     """The samples with an image that is missing or cannot be read, by index; from headers, or by decoding all."""
     from tqdm import tqdm
 
-    from understanding.conversation import BadSample
+    from understanding.conversation import BadSample, last_net
     from understanding.skipped import check_header, open_listed
 
     def look(index: int) -> tuple[int, BadSample | None]:
         try:
-            for path in dataset.image_paths(index, dataset.conversation(index)):
-                if decode:
-                    open_listed(path)
-                else:
-                    check_header(path)
+            with last_net():
+                for picture in dataset.pictures(index, dataset.conversation(index)):
+                    if decode:
+                        open_listed(picture)
+                    else:
+                        check_header(picture)
         except BadSample as problem:
             return index, problem
         return index, None
@@ -141,6 +142,9 @@ def report(
     ]
     reasons = Counter(problem.reason for problem in problems.values())
     lines += [f"  {count:>12,}   {reason}" for reason, count in reasons.most_common()]
+    for name, account in dataset.accounts():
+        lines += [f"beside           {name}"] if account.left_out else []
+        lines += [f"  {count:>12,}   {what}" for what, count in account.left_out.items()]
     if not used.any():
         return "\n".join(lines)
     lengths = dataset.lengths[used]

@@ -53,6 +53,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     from common.training.reporter import Reporter
     from common.training.run import open_run, record_run
     from common.training.state import TrainingState
+    from common.training.step_end import StepEnd
     from common.training.stop import StoppedEarly, stop_request
     from understanding import assemble
     from understanding.batches import Batch, training_batches
@@ -106,7 +107,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
         without_frozen=("language_side",),
     )
     if newest is not None:
-        state.load(newest)
+        notices += state.load(newest)
     best = Best(checkpoints, config.checkpoint.best, config.scores)
     check_steps(run, "epochs", steps, progress.step)
     record_run(run, config, progress.step)
@@ -134,6 +135,16 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     for notice in notices:
         reporter.say(notice)
 
+    step_end = StepEnd(
+        steps,
+        config.logging,
+        config.checkpoint.save_every,
+        state=state,
+        checkpoints=checkpoints,
+        guard=guard,
+        stop=stop,
+        reporter=reporter,
+    )
     stop.begin(steps)
     while progress.step < steps:
         step = progress.step + 1
@@ -164,44 +175,29 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
             skipped.add(batch["skipped"])
             left_out.add(batch["skipped"], batch["samples"])
 
-        progress.advance()
-        reporter.advance()
-        checkpoints.poll()
-        last = step == steps
-        line_due = step % config.logging.log_every == 0 or last
-        stopping = stop.agreed(step)
-        saving = step % config.checkpoint.save_every == 0 or last or stopping
-
-        if guard.end_step(line_due, saving):
-            with guard.going_back():
-                state.go_back(checkpoints)
-            reporter.rewind(progress.step)
+        if (due := step_end.due()) is None:
             batches = stream()
             continue
-        # In a row of bad steps the checkpoint before them is kept.
-        saving = saving and (guard.healthy or last or stopping)
-        if saving:
+        if due.checkpoint:
             state.save(checkpoints)
 
         # --- What a user sees: a line, a picture of answers, the held-out set
-        if line_due:
+        if due.line:
             line = terms.take() | guard.line()
             line["grad_norm"] = float(engine.get_global_grad_norm() or 0.0)
             line |= {**assemble.current_rates(engine), "epoch": plan.epoch(progress.batches)}
             line |= efficiency.rates(watch.take())
             line |= {"memory_gib": memory_gib(device), "skipped": left_out.check_all_ranks(device)}
             reporter.line(step, line)
-        picture_due = step % config.logging.picture_every == 0 or last
-        evaluation_due = step % config.logging.evaluate_every == 0 or last
-        if picture_due and not stopping:
+        if due.picture:
             reporter.picture(step, held_out.sheet(side), run / "pictures" / f"step_{step:08d}.png")
         with suppress(StoppedEarly):
-            if held_out.samples and evaluation_due and not stopping:
+            if held_out.samples and due.evaluation:
                 scores = held_out.scores(side)
                 reporter.line(step, scores, kind="evaluation")
                 best.offer(step, scores)
 
-        if saving and stop.agreed():  # asked before, or since
+        if step_end.stops(due):
             break
 
     checkpoints.wait()

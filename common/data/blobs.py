@@ -1,30 +1,22 @@
-"""Bytes of files that are read by offset, wherever they lie. All readers of shards and tables come through here."""
+"""Bytes of files that are read by offset, wherever they lie. All readers of shards and tables come through here.
+
+A path is a local one, or a URL that fsspec knows (`s3://`, `hf://`, `https://` ...): see `remote`.
+"""
 
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
-from common.errors import UserError, refusing
-
-
-class FailedRead(UserError):
-    """Bytes that are there, or should be, could not be had now: `PATH: cannot be read: REASON`.
-
-    Where samples are drawn it is counted and replaced like a damaged picture; elsewhere it is bad input.
-    """
-
-
-class Stat(NamedTuple):
-    """A file's size in bytes, and a text that is another one once its content may be another."""
-
-    size: int
-    version: str
+from common.data.remote.ranges import UrlFile, forget_urls, list_urls, read_url, stat_url
+from common.data.remote.transport import Stat
+from common.errors import FailedRead, UserError, refusing
 
 
 class _OpenFile:
@@ -44,6 +36,11 @@ _open_file = lru_cache(maxsize=64)(_OpenFile)
 def forget_open_files() -> None:
     """A file may have been written anew since this process opened it."""
     _open_file.cache_clear()
+    forget_urls()
+
+
+def is_url(path: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def read_at(path: str, offset: int, size: int) -> bytes:
@@ -51,7 +48,10 @@ def read_at(path: str, offset: int, size: int) -> bytes:
 
     Raises:
         FailedRead: it cannot be read, or ends before.
+        UserError: a URL that no longer leads there, or to another version than when this process first read it.
     """
+    if is_url(path):
+        return read_url(path, offset, size)
     try:
         # pread names its offset, so processes forked after the file was opened do not disturb each other
         content = os.pread(_open_file(path).descriptor, size, offset)
@@ -71,17 +71,24 @@ def stat(path: str) -> Stat:
     """Raises:
     UserError: there is no such file, or no way to it.
     """
+    if is_url(path):
+        return stat_url(path)
     with refusing(f"{path}: cannot be read", OSError):
         found = Path(path).stat()
     return Stat(found.st_size, str(found.st_mtime_ns))
 
 
-def open_blob(path: str) -> BinaryIO:
+def open_blob(path: str, cached: bool = True) -> BinaryIO:
     """A file to read and to seek in, for what looks through all of it.
 
+    What is read of a URL goes through the node's cache, unless `cached` is False: for what is kept in another form.
+
     Raises:
-        UserError: it cannot be opened.
+        UserError: it cannot be opened, or later, at a read, as `read_at`.
     """
+    if is_url(path):
+        file = UrlFile(path, cached)
+        return cast(BinaryIO, io.BufferedReader(file) if cached else file)
     with refusing(f"{path}: cannot be read", OSError):
         return cast(BinaryIO, Path(path).open("rb"))
 
@@ -89,6 +96,7 @@ def open_blob(path: str) -> BinaryIO:
 def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> list[str]:
     """Sorted paths of the files that a folder, a brace range or a glob names.
 
+    Of URLs, `*` alone makes a pattern, since `?` begins a query.
     A name that is there is taken as it is, whatever signs it is made of: `part[2].tar` is no pattern then. Of a
     folder, files at any depth are taken whose names end in one of `suffixes` (all of them, if there are none) and
     begin with no dot.
@@ -98,11 +106,13 @@ def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> l
     """
     paths: list[str] = []
     for part in [pattern] if Path(pattern).exists() else expand_braces(pattern):
-        if Path(part).is_dir():
+        if is_url(part):
+            found = list_urls(part, suffixes)
+        elif Path(part).is_dir():
             found = [str(path) for path in Path(part).rglob("*") if _is_wanted(path, suffixes)]
         elif glob.has_magic(part) and not Path(part).exists():
-            place = Path(part)
-            matches = Path(place.anchor).glob(str(place.relative_to(place.anchor)))
+            root, rest = _rooted(Path(part))
+            matches = root.glob(rest)
             found = [str(match) for match in matches if not match.name.startswith(".")]
         else:
             found = [part]
@@ -110,6 +120,14 @@ def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> l
             raise UserError(f"{part}: no {what} found")
         paths += found
     return sorted(paths)
+
+
+def _rooted(pattern: Path) -> tuple[Path, str]:
+    """A glob's folder and the rest of it: what is there by its name is no pattern, as `set[1]` in `set[1]/*.tar`."""
+    root, parts = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
+    while len(parts) > 1 and (root / parts[0]).is_dir():
+        root /= parts.pop(0)
+    return root, str(Path(*parts))
 
 
 def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from common.data.images import CorruptImage, ImageTransform, open_image
 from common.data.open import open_indexed
 from common.data.sources import IndexedSource
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 Transform = Callable[[Image.Image, np.random.Generator], Tensor]
 """RGB picture -> uint8 (3, size, size)."""
@@ -38,18 +38,18 @@ def evaluation_loader(
 ) -> EvaluationLoader:
     """Every image once over all ranks, without padding: the last batch is partial.
 
-    `source` may be a folder's path. `limit` keeps the first images only. With `skip_corrupt`, unreadable
-    images are left out of their batch (which may become empty) and stand in its `skipped`; else they end the
-    evaluation. With `whole_batches`, batches are cut from the whole set and dealt to ranks, so that an image
-    stands beside the same others in any world size and a model's output for it is equal to the last bit;
-    else images are dealt one by one, which leaves fewer ranks idle where the set is small. `transform` makes the
-    squares, instead of a centre crop.
+    `source` may be a folder's path, whose captions are not read. `limit` keeps the first images only. With
+    `skip_corrupt`, unreadable images are left out of their batch (which may become empty) and stand in its
+    `skipped`; else they end the evaluation. With `whole_batches`, batches are cut from the whole set and dealt
+    to ranks, so that an image stands beside the same others in any world size and a model's output for it is
+    equal to the last bit; else images are dealt one by one, which leaves fewer ranks idle where the set is
+    small. `transform` makes the squares, instead of a centre crop.
 
     Raises:
         UserError: the source cannot be opened, or can only be streamed.
     """
     if isinstance(source, (str, Path)):
-        source = SourceConfig(kind="folder", path=str(source))
+        source = SourceConfig(kind="folder", path=str(source), unconditional=True)
     if isinstance(source, SourceConfig):
         source = open_indexed(source)
     images = range(len(source) if limit is None else min(limit, len(source)))
@@ -108,7 +108,13 @@ class EvaluationLoader:
         transform = self.transform or ImageTransform(self.size, "center", flip=False)
         rng = np.random.default_rng(0)  # nothing random is left in the transform
         for index in indices:
-            raw = self.source.read(index)
+            try:
+                raw = self.source.read(index)
+            except FailedRead as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped.append(f"{self.source.name}: {error}")
+                continue
             try:
                 pixels = transform(open_image(raw.data, self.max_pixels), rng)
             except CorruptImage as error:

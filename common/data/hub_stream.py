@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import fsspec.asyn
 
 from common.data.config import SourceConfig
-from common.data.hub_rows import image_data, is_saved_to_disk, loading, select_columns
+from common.data.hub_rows import caption_in, image_data, is_saved_to_disk, loading, select_columns
 from common.data.order import derive_key, permuted
-from common.data.sources import RawImage, Source
+from common.data.sources import Account, RawImage, Source
 from common.errors import UserError, one_line
 from common.files import cache_file, whole_cache
 
@@ -39,9 +39,8 @@ class HubStream(Source):
     """Keys are `shard/row`."""
 
     def __init__(self, config: SourceConfig, lanes: int) -> None:
-        self.name = config.path
-        self._image, self._caption = config.image_column, config.caption_column
-        rows, identity = _open_stream(config, lanes)
+        self.name, self._config = config.path, config
+        rows, self._caption, identity = _open_stream(config, lanes)
         shards = rows.num_shards
         # A divisor of `lanes`, so that a position's lane here follows from its lane in the stream.
         number = max(number for number in range(1, min(lanes, shards) + 1) if lanes % number == 0)
@@ -50,11 +49,16 @@ class HubStream(Source):
         kept = 1 if number == lanes else 4
         self._lanes = [_Lane(reader, list(range(lane, shards, number)), kept) for lane in range(number)]
 
+    def account(self) -> Account:
+        return Account(None, None if self._caption else 0)
+
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:
         offset, lane = divmod(position, len(self._lanes))
         shard, number, row = self._lanes[lane].row(offset, derive_key(seed, "lane", lane), attempt)
-        caption = row[self._caption] if self._caption else None
-        return RawImage(f"{shard}/{number}", image_data(row[self._image], self.name), caption)
+        caption = caption_in(row[self._caption], self.name) if self._caption else None
+        return RawImage(
+            f"{shard}/{number}", image_data(row[self._config.image_column], self._config), caption
+        )
 
 
 @dataclass(frozen=True)
@@ -196,8 +200,8 @@ class _ShardReader:
             )
 
 
-def _open_stream(config: SourceConfig, lanes: int) -> tuple[IterableDataset, tuple[object, ...]]:
-    """The dataset, and what its shard lengths depend on: files with their revisions, and the split."""
+def _open_stream(config: SourceConfig, lanes: int) -> tuple[IterableDataset, str | None, tuple[object, ...]]:
+    """The dataset, its column of captions, and what its shard lengths depend on: files, revisions, split."""
     import datasets
 
     if is_saved_to_disk(config.path):
@@ -207,9 +211,9 @@ def _open_stream(config: SourceConfig, lanes: int) -> tuple[IterableDataset, tup
         rows = builder.as_streaming_dataset(split=config.split)
         if rows.num_shards < lanes:
             rows = rows.reshard()
-        rows = select_columns(rows, config)
+        rows, captions = select_columns(rows, config)
     files = builder.config.data_files or {}
     versions = [
         (split, list(names), getattr(names, "origin_metadata", None)) for split, names in files.items()
     ]
-    return rows, (config.path, config.subset, config.split, config.revision, versions)
+    return rows, captions, (config.path, config.subset, config.split, config.revision, versions)

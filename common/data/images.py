@@ -38,8 +38,11 @@ class CorruptImage(Exception):
         self.reason = reason
 
 
-def open_image(source: bytes | str | Path | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: bytes | str | Path | Image.Image | CorruptImage, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode an image, given as encoded bytes, a path, or opened by Pillow (left as it is), as upright 8-bit RGB.
+    What a source could not get is raised here.
 
     EXIF rotation is applied; gray, palette, CMYK and 16-bit pictures are converted; transparent ones are laid
     on white.
@@ -47,6 +50,8 @@ def open_image(source: bytes | str | Path | Image.Image, max_pixels: int = MAX_P
     Raises:
         CorruptImage: absent, no image, truncated, or over `max_pixels` (refused from its header).
     """
+    if isinstance(source, CorruptImage):
+        raise source
     with _opened(source, max_pixels) as image, _whole_only():
         image.load()
         return _to_rgb(_upright(image))

@@ -2,58 +2,115 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import posixpath
+from collections import Counter
+from functools import lru_cache, partial
 
-from common.data.blobs import listed, read_at
+import numpy as np
+
+from common.data.blobs import listed
 from common.data.config import SourceConfig
-from common.data.sources import IndexedSource, RawImage
+from common.data.sources import Account, IndexedSource, Part, RawImage
 from common.data.strings import StringTable
-from common.data.tar_index import count_samples, load_index
+from common.data.tars.captions import caption_of
+from common.data.tars.catalogue import catalogued, refuse_damaged
+from common.data.tars.names import is_picture
+from common.data.tars.selection import Selection
+from common.data.tars.shard_index import ShardIndex
+from common.data.tars.store import load_index
 from common.data.windows import WindowOrder
 from common.errors import UserError
 
+ENDINGS = (
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".tar.lz4",
+)  # compressed ones, to be refused
+
 
 class ShardSource(IndexedSource):
-    """Keys are `shard file name/sample key`. Captions are a sample's `.txt`, or one field of its `.json`."""
+    """Keys are `shard/sample`: the shard's file name, or where two are alike, its path below their common folder."""
 
     def __init__(self, config: SourceConfig) -> None:
+        """Raises:
+        UserError: there are no shards or no pictures, too many damaged shards, or the recipe names what is not there.
+        """
         self.name = config.path
-        self._caption_field = config.caption_column or "caption"
-        paths = shard_paths(config.path)
-        self._paths = StringTable(paths)
-        self._order = WindowOrder(count_samples(paths), config.window)
+        catalogue = catalogued(shard_paths(config.path))
+        refuse_damaged(catalogue, config.path, config.max_damaged_shards)
+        self._selection = Selection.stated(config)
+        self._selection.check(config.path, catalogue.summaries)
+        self._account = self._selection.account(catalogue)
+        self._doubt = self._selection.doubt(catalogue.summaries)
+        self._paths = StringTable(catalogue.paths)
+        self._names = StringTable(part_names(catalogue.paths))
+        self._sizes = np.array([each.size for each in catalogue.summaries], dtype=np.int64)
+        self._versions = StringTable(each.version for each in catalogue.summaries)
+        counts = np.array([self._selection.count(each) for each in catalogue.summaries], dtype=np.int64)
+        self._order = WindowOrder(counts, config.window)
         if not len(self._order):
-            raise UserError(f"{config.path}: no images in {len(paths)} shards")
+            left_out = "".join(f"; {count} {reason}" for reason, count in self._account.left_out.items())
+            raise UserError(f"{config.path}: no images in {len(catalogue.paths)} shards{left_out}")
 
     def __len__(self) -> int:
         return len(self._order)
 
+    def account(self) -> Account:
+        return self._account
+
+    def doubt(self) -> str | None:
+        return self._doubt
+
+    def parts(self) -> list[Part]:
+        counts = np.diff(self._order.ends, prepend=0)
+        starts = self._order.ends - counts
+        facts = zip(self._names, self._sizes, self._versions, starts, counts, strict=True)
+        return [
+            Part(name, f"{size}-{version}", int(start), int(count))
+            for name, size, version, start, count in facts
+        ]
+
     def read(self, index: int) -> RawImage:
+        """Raises:
+        FailedRead: the shard cannot be read now, or changed since the source was opened.
+        """
         shard, row = self._order.place(index)
         path = self._paths[shard]
-        members = load_index(path)
-        key = f"{Path(path).name}/{members.keys[row].decode('utf-8', 'surrogateescape')}"
-        caption = None
-        offset, size, is_json = (int(number) for number in members.texts[row])
-        if size:
-            caption = self._caption(read_at(path, offset, size), bool(is_json))
-        return RawImage(key, read_at(path, *(int(number) for number in members.images[row])), caption)
-
-    def _caption(self, text: bytes, is_json: bool) -> str | None:
-        """A caption that cannot be read is no caption: the image is still good."""
-        try:
-            value = json.loads(text) if is_json else text.decode("utf-8").strip()
-        except ValueError:
-            return None
-        if is_json:
-            value = value.get(self._caption_field) if isinstance(value, dict) else None
-        return value if isinstance(value, str) and value else None
+        members, rows = _rows(path, int(self._sizes[shard]), self._versions[shard], self._selection)
+        sample = int(rows[row])
+        of_sample = members.members(sample)
+        texts = {
+            ending: partial(members.read, path, member)
+            for ending, member in of_sample.items()
+            if not is_picture(ending)
+        }
+        picture = members.read(path, self._selection.picture_of(of_sample))
+        key = f"{self._names[shard]}/{members.keys[sample]}"
+        return RawImage(key, picture, caption_of(texts, self._selection.caption))
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)
 
 
+@lru_cache(maxsize=64)  # a few windows of shards
+def _rows(path: str, size: int, version: str, selection: Selection) -> tuple[ShardIndex, np.ndarray]:
+    index = load_index(path, size, version)
+    return index, selection.rows(index)
+
+
 def shard_paths(pattern: str) -> list[str]:
-    """Sorted paths of the shards that a folder, a brace range or a glob names."""
-    return listed(pattern, (".tar",), "shards")
+    """Sorted paths of the shards that a folder, a brace range or a glob names, each once."""
+    return sorted(set(listed(pattern, ENDINGS, "shards")))
+
+
+def part_names(paths: list[str]) -> list[str]:
+    """Names that are the same wherever the shards are mounted: file names, if no two are alike."""
+    names = [path.rpartition("/")[2] for path in paths]
+    if max(Counter(names).values(), default=1) == 1:
+        return names
+    common = posixpath.commonpath(paths)
+    return [posixpath.relpath(path, common) for path in paths]

@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.data.images import CorruptImage
 from common.data.order import derive_key, permuted
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image before decoding: a key unique in its source, encoded bytes or a local path, a caption."""
+    """An image before decoding: a key unique in its source, encoded bytes, a local path or why it is not there, a
+    caption."""
 
     key: str
-    data: bytes | str
+    data: bytes | str | CorruptImage
     caption: str | None = None
 
 
@@ -61,6 +63,10 @@ class Source(ABC):
 
     def account(self) -> Account:
         return Account(None, None)
+
+    def doubt(self) -> str | None:
+        """Why it is not clear which text is a sample's caption; None where it is. Matters where captions are wanted."""
+        return None
 
     @abstractmethod
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:

@@ -23,7 +23,7 @@ from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 ATTEMPTS = 16  # images tried at one position before the source is given up
 
@@ -31,21 +31,25 @@ ATTEMPTS = 16  # images tried at one position before the source is given up
 class ImageStream(Dataset[Sample]):
     """The endless training stream, indexed by global position (any number from 0)."""
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, captions: bool = True) -> None:
         self.config, self.seed = config, seed
-        self._sources = [open_source(source, config.lanes) for source in config.sources]
+        self._sources = [open_source(source, config.lanes, captions) for source in config.sources]
         self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
         self._transform = ImageTransform(config.image_size, config.crop, config.flip)
 
     def __getitem__(self, position: int) -> Sample:
         """Raises:
-        UserError: a source cannot be read, or `ATTEMPTS` images tried at this position are corrupt.
+        UserError: a source is no longer what it was, or `ATTEMPTS` images tried at this position cannot be read.
         """
         number, local, seed = self._mixture[position]
         source = self._sources[number]
         skipped: list[str] = []
         for attempt in range(ATTEMPTS):
-            raw = source.sample(local, seed, attempt)
+            try:
+                raw = source.sample(local, seed, attempt)
+            except FailedRead as error:
+                skipped.append(f"{source.name}: {error}")
+                continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
                 pixels = self._transform(open_image(raw.data, self.config.max_pixels), rng)
@@ -60,16 +64,23 @@ class ImageStream(Dataset[Sample]):
 
 
 def training_loader(
-    config: DataConfig, seed: int, rank: int = 0, world: int = 1, micro_batch: int = 1, start: int = 0
+    config: DataConfig,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    micro_batch: int = 1,
+    start: int = 0,
+    *,
+    captions: bool = True,
 ) -> TrainingLoader:
-    """Endless micro-batches of rank `rank`, from global position `start` on.
+    """Endless micro-batches of rank `rank`, from global position `start` on; `captions` as in `open_source`.
 
     After n micro-batches on each rank, the stream stands at `start + n * world * micro_batch`.
 
     Raises:
         UserError: a source cannot be opened.
     """
-    return TrainingLoader(ImageStream(config, seed), rank, world, micro_batch, start)
+    return TrainingLoader(ImageStream(config, seed, captions), rank, world, micro_batch, start)
 
 
 class TrainingLoader:

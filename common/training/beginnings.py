@@ -7,14 +7,16 @@ built, a codebook was started, or hours of training.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from common import dist
+from common.data.accounts import accounts
 from common.data.config import SourceConfig
 from common.data.evaluation import evaluation_loader
+from common.data.folder_captions import is_ending
 from common.data.shards import shard_paths
 from common.errors import UserError, refusing
 from common.files import write_png
@@ -102,9 +104,19 @@ def try_sources(field: str, sources: Iterable[SourceConfig]) -> None:
                 there = Path(source.path).exists()
                 raise UserError(f"{source.path}: " + ("not a folder" if there else "no such folder"))
             paths = shard_paths(source.path) if source.kind == "shards" else []
-            for path in (*paths, source.captions):
+            beside = source.captions is None or is_ending(source.captions)
+            for path in (*paths, None if beside else source.captions):
                 if path is not None and not Path(path).is_file():
                     raise UserError(f"{path}: no such file")
+
+
+def told_sources(sources: Mapping[str, SourceConfig], captions: bool) -> list[str]:
+    """Rank 0 opens each source, given by its field, and says what it was given.
+
+    Raises:
+        UserError: one cannot be opened, or has no captions where they are wanted.
+    """
+    return accounts(sources, captions) if dist.is_main() else []
 
 
 def try_held_out(field: str, source: SourceConfig | str | None, size: int, limit: int, strict: bool) -> None:

@@ -23,9 +23,13 @@ class ShardedEMA:
     """The moving average of all parameters of `model` that require a gradient (replicated on all ranks)."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.updates = 0
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.owner = share_out({name: p.numel() for name, p in self.parameters.items()}, dist.world())
+        self.begin()
+
+    def begin(self) -> None:
+        """From the weights as they are now."""
+        self.updates = 0
         self.shadow = {
             name: p.detach().float().clone()
             for name, p in self.parameters.items()

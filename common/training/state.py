@@ -43,6 +43,10 @@ class Part(Protocol):
 class ShardedPart(Part, Protocol):
     """One whose tensors are shared out over the ranks."""
 
+    def begin(self) -> None:
+        """From the engines as they are now."""
+        ...
+
     def tensors(self) -> Iterator[tuple[str, Tensor | None]]:
         """Names, the same on all ranks, and tensors: each on one rank, None on the others."""
         ...
@@ -112,26 +116,38 @@ class TrainingState:
         }
         checkpoints.save(self.progress.step, self._tensors(states), record)
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint. All ranks call it together.
+    def load(self, checkpoint: Checkpoint) -> list[str]:
+        """Go back to a checkpoint. All ranks call it together. Returns what a user should know of it.
+
+        An engine or a part that it does not hold begins anew, where the recipe was changed since (`check_recipe` has
+        seen to it that the change was asked for).
 
         Raises:
             UserError: it was saved by another recipe, or a fact was another.
         """
         record = checkpoint.record
-        for kind, names in (("facts", self.facts), ("engines", self.engines), ("parts", self.parts)):
-            for name in names:
-                if name not in record[kind]:
-                    raise UserError(f"{checkpoint.path}: holds no {name}; it was saved by another recipe")
+        changed = record.get("recipe") not in (None, self.recipe)
+        new = [
+            name for kind in ("engines", "parts") for name in getattr(self, kind) if name not in record[kind]
+        ]
+        lacking = [name for name in self.facts if name not in record["facts"]] + ([] if changed else new)
+        if lacking:
+            raise UserError(f"{checkpoint.path}: holds no {lacking[0]}; it was saved by another recipe")
         for name, fact in self.facts.items():
             fact.check(record["facts"][name], str(checkpoint.path))
         for name, engine in self.engines.items():
+            if name in new:
+                continue
             frozen = name not in self.without_frozen
             load_engine_tensors(engine, name, checkpoint.read, frozen, str(checkpoint.path))
             load_engine_numbers(engine, record["engines"][name])
         for name, part in self.parts.items():
-            _load_part(part, name, record["parts"][name], checkpoint)
+            if name not in new:
+                _load_part(part, name, record["parts"][name], checkpoint)
+            elif isinstance(part, ShardedPart):
+                part.begin()
         self.progress.step, self.progress.position = record["step"], record["position"]
+        return [f"{checkpoint.path}: holds no {name}, which begins anew" for name in new]
 
     def go_back(self, checkpoints: Checkpoints) -> None:
         """To the newest checkpoint, but for the data, which goes on from where it is. All ranks call it together.

@@ -7,16 +7,15 @@ where neither is at hand. `python -m evals.tuning.prompts NAME=FILE...` makes th
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, refusing, run_cli
+from common.errors import UserError, run_cli
 from common.files import write_json
-from common.text import checked, read_lines, shown
+from common.text import checked, parse_json, read_json, read_lines, shown
 
 KNOWN = Path(__file__).with_name("benchmark_prompts.json")
 DIGITS = 8  # of a hash; one prompt in two million would be refused by accident
@@ -57,7 +56,7 @@ def read_tuning_prompts(path: Path, held_out: Sequence[Path], limit: int | None 
 
 def known_hashes() -> dict[str, str]:
     """The benchmark of each hash."""
-    table = json.loads(KNOWN.read_text(encoding="utf-8"))
+    table = read_json(KNOWN)
     return {
         joined[place : place + DIGITS]: name
         for name, joined in table.items()
@@ -78,8 +77,7 @@ def _read(path: Path) -> Iterable[TuningPrompt]:
             continue
         metadata: Any = {"prompt": line.strip()}
         if path.suffix == ".jsonl":
-            with refusing(f"{where}: expected an object with `prompt`", ValueError, RecursionError):
-                metadata = json.loads(line)
+            metadata = parse_json(line, where)
         if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
             raise UserError(f"{where}: expected an object with `prompt`")
         yield TuningPrompt(checked(metadata["prompt"], where), metadata)

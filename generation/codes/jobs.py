@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from common.data.accounts import check_captions
 from common.data.config import SourceConfig
 from common.data.corrupt import CorruptCounter
 from common.data.open import open_indexed
@@ -22,9 +23,9 @@ from generation.codes.record import (
     SourceRecord,
     described,
     find_record,
-    name_of_source,
     probe,
     slices,
+    told,
     write_record,
 )
 from generation.codes.shard import ShardOrigin, captions_path, open_captions, open_shard, shard_path
@@ -126,7 +127,7 @@ class SourceJobs:
         captions_only: nothing is to be encoded.
 
     Raises:
-        UserError: the source can only be streamed, or cannot be opened.
+        UserError: the source can only be streamed, cannot be opened, or has no captions where they are wanted.
     """
 
     root: Path
@@ -139,6 +140,7 @@ class SourceJobs:
 
     def __post_init__(self) -> None:
         self.source = open_indexed(self.stated)
+        check_captions(self.stated, self.source.account())
         record = find_record(self.root, described(self.stated))
         self.former = record.files if record is not None else ()
         known = {
@@ -161,20 +163,10 @@ class SourceJobs:
         counter.names = skipped
         counter.check()
         write_record(self.root, record)
-        return told(record, skipped[0] if skipped else "")
+        return told(record, skipped[0] if skipped else "", self.source.account().left_out)
 
     def _first_skipped(self, files: Sequence[CodeFiles]) -> Iterator[str]:
         for entry in files:
             if entry.skipped:
                 yield open_shard(shard_path(self.root, entry.shard)).skipped[0]
                 return
-
-
-def told(record: SourceRecord, first_skipped: str = "") -> str:
-    """`cats: 12 pictures in 3 shards, 11 with a caption; 1 left out, the first: ...`"""
-    samples, captioned, skipped = (record.total(name) for name in ("samples", "captioned", "skipped"))
-    line = (
-        f"{name_of_source(record.source)}: {samples:,} pictures in {len(record.files):,} shards, {captioned:,} with a "
-        "caption"
-    )
-    return f"{line}; {skipped:,} left out, the first: {first_skipped}" if skipped else line

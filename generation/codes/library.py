@@ -8,16 +8,19 @@ open.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from common.data.accounts import check_captions
 from common.data.config import SourceConfig
+from common.data.sources import Account
 from common.data.strings import StringTable
 from common.data.windows import WindowOrder
 from common.errors import UserError
 from generation.codes.facts import read_facts
-from generation.codes.record import SourceRecord, described, find_record, name_of_source, refuse_absent
+from generation.codes.record import SourceRecord, described, find_record, name_of_source, refuse_absent, told
 from generation.codes.shard import CodeSample, captions_path, open_captions, open_shard, shard_path
 
 
@@ -58,12 +61,13 @@ class CodeSource:
         """The codes of a recipe's source.
 
         Raises:
-            UserError: as above, or there are none of that source.
+            UserError: as above, or there are none of that source, or none with a caption where captions are wanted.
         """
         read_facts(root)  # there, and of this version
         refuse_absent(root, [stated])
         record = find_record(root, described(stated))
         assert record is not None
+        check_captions(stated, Account(record.total("samples"), record.total("captioned")))
         return cls(root, record, stated.window)
 
     def __len__(self) -> int:
@@ -83,6 +87,15 @@ class CodeSource:
     def sample(self, position: int, seed: int) -> CodeSample:
         """The sample at a position of this source's own endless order: a pure function of its arguments."""
         return self.read(self._order.shuffled(*divmod(position, len(self)), seed))
+
+
+def told_codes(root: Path, sources: Iterable[SourceConfig]) -> list[str]:
+    """A line for the codes of each of a recipe's sources.
+
+    Raises:
+        UserError: as `CodeSource.of`.
+    """
+    return [told(CodeSource.of(root, stated).record) for stated in sources]
 
 
 def _misfits(root: Path, shard: str, captions: str, sizes: tuple[int, int]) -> list[Path]:

@@ -13,14 +13,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.data.accounts import account_line
+from common.data.blobs import FailedRead
 from common.data.config import SourceConfig
 from common.data.images import CorruptImage
-from common.data.sources import IndexedSource, RawImage
+from common.data.sources import Account, IndexedSource, RawImage
 from common.errors import UserError, refusing
 from common.files import write_json
 from generation.codes.facts import FORMAT
@@ -30,7 +32,7 @@ from generation.codes.shard import captions_path, shard_path
 # training's affair.
 DECIDING = (
     *("kind", "path", "subset", "split", "revision"),
-    *("image_column", "caption_column", "captions"),
+    *("image_column", "caption_column", "captions", "unconditional"),
 )
 
 
@@ -138,7 +140,8 @@ def unused_files(root: Path) -> list[Path]:
 
 def name_of_source(source: dict[str, Any]) -> str:
     """A source for the eye: its path, and what else is said of it."""
-    more = ", ".join(f"{key} {value}" for key, value in source.items() if key not in ("kind", "path"))
+    said = ((key, value) for key, value in source.items() if key not in ("kind", "path"))
+    more = ", ".join(key if value is True else f"{key} {value}" for key, value in said)
     return f"{source['path']} ({more})" if more else str(source["path"])
 
 
@@ -169,7 +172,7 @@ class Slice:
     def captions(self, shard: str, stated: SourceConfig, source: IndexedSource) -> str:
         """The name of its captions: another one as soon as one of them may be another."""
         version = source.captions_version(self.start, self.count)
-        return digest(shard, self.fingerprint, stated.caption_column, version)
+        return digest(shard, self.fingerprint, stated.caption_column, stated.unconditional, version)
 
 
 def slices(source: IndexedSource, longest: int) -> Iterator[Slice]:
@@ -189,9 +192,18 @@ def _picture(source: IndexedSource, index: int) -> tuple[str, bytes]:
     try:
         raw: RawImage = source.read(index)
         content = Path(raw.data).read_bytes() if isinstance(raw.data, str) else raw.data
-    except (CorruptImage, OSError):  # it will be left out
+    except (FailedRead, OSError):  # it will be left out
         return "", b""
-    return raw.key, hashlib.blake2b(content).digest()
+    return raw.key, b"" if isinstance(content, CorruptImage) else hashlib.blake2b(content).digest()
+
+
+def told(record: SourceRecord, first_skipped: str = "", left_out: Mapping[str, int] | None = None) -> str:
+    """`cats: 12 pictures, 11 with a caption; left out: 1 unreadable; shards: 3`, and an example of those left out."""
+    samples, captioned, skipped = (record.total(name) for name in ("samples", "captioned", "skipped"))
+    lost = {**(left_out or {}), "unreadable": skipped}
+    captions = not record.source.get("unconditional", False)
+    line = account_line(name_of_source(record.source), Account(samples, captioned, lost), captions)
+    return f"{line}; shards: {len(record.files):,}" + (f"; e.g. {first_skipped}" if first_skipped else "")
 
 
 def refuse_absent(root: Path, stated: Iterable[SourceConfig]) -> None:

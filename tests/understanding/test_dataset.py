@@ -16,11 +16,13 @@ from text_tokenizers import llama_text_tokenizer
 from torch import Tensor
 
 from common.errors import UserError
-from understanding import annotations
-from understanding.annotations import Annotations, read_records
 from understanding.config import ConversationSource
 from understanding.conversation import BadSample
 from understanding.dataset import ConversationDataset
+from understanding.layouts import Fields
+from understanding.record_index import RecordIndex
+from understanding.records import json_file
+from understanding.records.json_file import JsonFile, read_records
 from understanding.skipped import SkippedList, check_header, open_listed
 from understanding.text_tokenizer import prepare_text_tokenizer
 
@@ -101,13 +103,13 @@ def test_what_a_sample_is(pictures: Path, lines: bool) -> None:
 def test_a_record_is_parsed_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(mixed(pictures))
     assert dataset.with_images() == [0, 2, 3]
-    record, asked = Annotations.record, []
+    read, asked = JsonFile.read, []
 
-    def count(self: Annotations, row: np.void) -> Any:
-        asked.append(int(row["offset"]))
-        return record(self, row)
+    def count(self: JsonFile, place: int, size: int) -> Any:
+        asked.append(place)
+        return read(self, place, size)
 
-    monkeypatch.setattr(Annotations, "record", count)
+    monkeypatch.setattr(JsonFile, "read", count)
     for index in range(3):
         dataset.read(index)
     assert len(asked) == len(set(asked)) == 3
@@ -157,8 +159,8 @@ def test_the_index_is_built_once(pictures: Path, monkeypatch: pytest.MonkeyPatch
     path = mixed(pictures)
     before = open_dataset(path)
     builds: list[str] = []
-    build = Annotations._build
-    monkeypatch.setattr(Annotations, "_build", lambda self: (builds.append(self.path), build(self)))
+    build = RecordIndex._build
+    monkeypatch.setattr(RecordIndex, "_build", lambda self: (builds.append(self.records.name), build(self)))
     assert (open_dataset(path).lengths == before.lengths).all()
     assert not builds
     assert (open_dataset(path, max_length=90).lengths <= 90).all()  # another length
@@ -166,7 +168,7 @@ def test_the_index_is_built_once(pictures: Path, monkeypatch: pytest.MonkeyPatch
     write(pictures, [{"id": 1, "conversations": WORDS}])  # another file
     assert len(open_dataset(path)) == 1
     assert len(builds) == 2
-    rows = Annotations(str(path), TEXT_TOKENIZER, IMAGE_TOKENS, 200).rows()
+    rows = RecordIndex(JsonFile(str(path)), Fields(), TEXT_TOKENIZER, IMAGE_TOKENS, 200).rows()
     assert isinstance(rows, np.memmap)
 
 
@@ -200,11 +202,11 @@ def test_corrupt_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 22])
-@pytest.mark.parametrize("form", ["list", "indented", "lines", "windows lines", "bom"])
+@pytest.mark.parametrize("form", ["list", "indented", "lines", "windows lines", "bom", "wrapped"])
 def test_records_lie_where_they_are_said_to(
     form: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotations, "CHUNK", chunk)
+    monkeypatch.setattr(json_file, "CHUNK", chunk)
     records = [{"id": n, "t": 'é🙂 ] [ , " \\ \ud83d' + "x" * n} for n in range(9)] + [{}, 12, "a"]
     text = {
         "list": json.dumps(records),
@@ -212,6 +214,7 @@ def test_records_lie_where_they_are_said_to(
         "lines": "\n".join(json.dumps(record) for record in records),
         "windows lines": "\r\n".join(json.dumps(record) for record in records) + "\r\n\r\n",
         "bom": "\ufeff" + json.dumps(records),
+        "wrapped": json.dumps({"version": "é", "by": {"name": 1}, "data": records, "more": {"data": [1]}}),
     }[form]
     content = text.replace("\\u00e9", "é").encode()
     path = tmp_path / "x.json"
