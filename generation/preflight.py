@@ -8,8 +8,8 @@ names extracted codes, they are held against it, and a sample of them is read in
 weights but the tokenizer's, to which codes belong.
 
 Captions that are a prompt of GenEval or DPG-Bench are counted; with the benchmarks' files (`--prompts`, more than once)
-also those that hold one. The list of what cannot be read goes to `preflight.txt` in the run's folder. Exits with 2 if it
-is more than `data.max_corrupt_share`, if a source cannot be opened, or if codes are not the recipe's.
+also those that hold one. The list of what cannot be read goes to `preflight.txt` in the run's folder. Exits with 2 if
+it is more than `data.max_corrupt_share`, if a source cannot be opened, or if codes are not the recipe's.
 """
 
 from __future__ import annotations

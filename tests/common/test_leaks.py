@@ -69,7 +69,7 @@ def test_prompts_are_read_as_the_benchmarks_write_them(tmp_path: Path) -> None:
         "".join(json.dumps({"tag": "single_object", "prompt": text}) + "\n" for text in (TINY, SHORT, TINY))
     )
     (tmp_path / "dpg_bench.csv").write_text(
-        'item_id,text,proposition_id\n1,"{0}",1\n1,"{0}",2\n2,{1},1\n'.format(LONG, SHORT)
+        f'item_id,text,proposition_id\n1,"{LONG}",1\n1,"{LONG}",2\n2,{SHORT},1\n'
     )
     (tmp_path / "plain.txt").write_text(f"{TINY}\n\n{SHORT}\n")
     folder = tmp_path / "prompts"
