@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as torch_dist
 
 from common import errors
 from common.errors import UserError
+from common.host_memory import own_segments
 from common.operator_locks import watch_locks
 from common.peers import Peers, ProcessConfig
 
@@ -55,8 +57,7 @@ def start_process(requested: str) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
         atexit.register(_leave)
         limits = ProcessConfig()
-        torch_dist.init_process_group(_backend(device), timeout=_timeout(limits))
-        _meet(device, limits)
+        _join(device, limits)
     return device
 
 
@@ -93,10 +94,10 @@ def start(limits: ProcessConfig | None = None) -> torch.device:
         if local_rank == 0:
             watch_locks()
         limits = limits or ProcessConfig()
-        deepspeed.init_distributed(
-            _backend(device), auto_mpi_discovery=False, verbose=False, timeout=_timeout(limits)
-        )
-        _meet(device, limits)
+        _join(device, limits)
+        with own_segments(gather_objects(uuid4().hex[:12])[0]):
+            deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
+            barrier()
     elif _peers is not None and limits is not None:
         _peers.limits = limits
     return device
@@ -104,6 +105,17 @@ def start(limits: ProcessConfig | None = None) -> torch.device:
 
 def _timeout(limits: ProcessConfig) -> timedelta:
     return timedelta(seconds=limits.collective_timeout)
+
+
+def _join(device: torch.device, limits: ProcessConfig) -> None:
+    """The process group that the environment announces, and what stands beside it."""
+    store, place, size = next(torch_dist.rendezvous("env://", timeout=_timeout(limits)))
+    # With `--master-port` torchrun keeps one store over all restarts, and with it the addresses of those that are gone.
+    store = torch_dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    torch_dist.init_process_group(
+        _backend(device), store=store, rank=place, world_size=size, timeout=_timeout(limits)
+    )
+    _meet(device, limits)
 
 
 def _meet(device: torch.device, limits: ProcessConfig) -> None:

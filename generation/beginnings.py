@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from common.data.accounts import numbered
 from common.errors import UserError
 from common.training.beginnings import (
     schedule_warnings,
@@ -46,9 +47,10 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     model, vqrae = generator_on_meta(config.model)
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
-    told = [] if config.data.codes else told_sources("data.sources", config.data.sources, captions=True)
-    held_out = told_sources("evaluation.source", [source] if source else [], captions=True)
-    return [*notices, *warnings(config), *told, *held_out]
+    sources = {} if config.data.codes else numbered("data.sources", config.data.sources)
+    if source is not None:
+        sources["evaluation.source"] = source
+    return [*notices, *warnings(config), *told_sources(sources, captions=True)]
 
 
 def warnings(config: GenerationConfig) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from common.data.accounts import numbered
 from common.data.config import SourceConfig
 from common.training.beginnings import (
     schedule_warnings,
@@ -49,7 +50,8 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
     judges = sum(p.numel() for p in critic.parameters()) if critic else 0
     size = checkpoint_bytes(learns, rests, config.ema) + checkpoint_bytes(judges)
     try_room(run, size, 4.0 * (learns + rests), config.checkpoint, config.steps)
-    return [*notices, *warnings(config), *told_sources("data.sources", config.data.sources, captions=False)]
+    told = told_sources(numbered("data.sources", config.data.sources), captions=False)
+    return [*notices, *warnings(config), *told]
 
 
 def warnings(config: TokenizerConfig) -> list[str]:

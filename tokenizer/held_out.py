@@ -94,4 +94,4 @@ def held_out_batches(
     for batch in loader:
         unread.add(batch["skipped"], len(batch["key"]) + len(batch["skipped"]))
         if batch["key"]:
-            yield to_float(batch["pixels"].to(device))
+            yield to_float(batch["pixels"].to(device, non_blocking=True))

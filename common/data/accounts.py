@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from common.data.config import SourceConfig
@@ -52,24 +52,29 @@ def check_captions(config: SourceConfig, account: Account) -> None:
         )
 
 
-def accounts(field: str, sources: Iterable[SourceConfig], captions: bool, lanes: int = 1) -> list[str]:
+def accounts(sources: Mapping[str, SourceConfig], captions: bool, lanes: int = 1) -> list[str]:
     """Open all sources; a line for each.
 
     Args:
-        field: of the recipe. captions: whether they are wanted.
+        sources: by the recipe's field. captions: whether they are wanted.
 
     Raises:
         UserError: one cannot be opened, or has no captions where they are wanted.
     """
-    return [_account(f"{field}.{number}", config, captions, lanes) for number, config in enumerate(sources)]
+    return [_account(field, config, captions, lanes) for field, config in sources.items()]
 
 
-def planned_accounts(field: str, sources: Iterable[SourceConfig], captions: bool) -> list[str]:
+def planned_accounts(sources: Mapping[str, SourceConfig], captions: bool) -> list[str]:
     """The same for a dry run, which goes to no network and does without data: only what lies here is opened."""
     return [
-        _account(f"{field}.{number}", config, captions) if _is_here(config) else f"{config.path}: not here"
-        for number, config in enumerate(sources)
+        _account(field, config, captions) if _is_here(config) else f"{config.path}: not here"
+        for field, config in sources.items()
     ]
+
+
+def numbered(field: str, sources: Iterable[SourceConfig]) -> dict[str, SourceConfig]:
+    """The sources of a list by their fields: `data.sources.0`, ..."""
+    return {f"{field}.{number}": source for number, source in enumerate(sources)}
 
 
 def _account(field: str, config: SourceConfig, captions: bool, lanes: int = 1) -> str:

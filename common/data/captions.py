@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.errors import UserError
-from common.text import flaw
+from common.text import BYTE_ORDER_MARK, flaw
 
 FIELDS = ("caption", "text", "prompt")
 """Of the field, key or column with captions, if the recipe names none: img2dataset's, Hugging Face's, JourneyDB's."""
@@ -31,7 +31,9 @@ def caption_of(value: Any) -> tuple[str | None, str | None]:
         return None, None
     if not isinstance(value, str):
         return None, NO_TEXT
-    return (None, NO_UNICODE) if flaw(value) else (value.strip() or None, None)
+    if flaw(value):
+        return None, NO_UNICODE
+    return value.removeprefix(BYTE_ORDER_MARK).strip() or None, None
 
 
 def field_of_captions(present: Iterable[str], named: str | None, where: object) -> str | None:

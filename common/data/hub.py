@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from common.data.captions import caption_of
+from common.data.captions import NO_UTF8, caption_of
 from common.data.config import SourceConfig
 from common.data.hub_rows import (
     caption_in,
@@ -35,23 +35,29 @@ class HubSource(IndexedSource):
         self._rows, self._caption = select_columns(loaded, config)
         if not len(self._rows):
             raise UserError(f"{config.path}: split {config.split!r} has no rows")
-        check_images(self._rows[0][config.image_column], config)
+        self._images = self._rows.select_columns([config.image_column])
+        check_images(self._images[0][config.image_column], config)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def read(self, index: int) -> RawImage:
-        row = self._rows[index]
-        caption = caption_in(row[self._caption], self.name) if self._caption else None
+        try:
+            row = self._rows[index]
+        except UnicodeDecodeError:  # a caption; the picture is sound
+            row = self._images[index]
+        caption = caption_in(row.get(self._caption), self.name) if self._caption else None
         return RawImage(str(index), image_data(row[self._config.image_column], self._config), caption)
 
     def account(self) -> Account:
         if self._caption is None:
             return Account(len(self), 0)
         count, lost = 0, Counter[str]()
-        for batch in self._rows.select_columns([self._caption]).iter(batch_size=BATCH):
-            for value in batch[self._caption]:
-                caption, reason = caption_of(value)
+        cells = self._rows.select_columns([self._caption])
+        for start in range(0, len(self), BATCH):
+            for caption, reason in _captions(
+                cells, self._caption, range(start, min(start + BATCH, len(self)))
+            ):
                 count += caption is not None
                 if reason:
                     lost[reason] += 1
@@ -63,6 +69,16 @@ class HubSource(IndexedSource):
         return [
             Part(f"rows {start}", self._fingerprint, start, min(PART, len(self) - start)) for start in starts
         ]
+
+
+def _captions(cells: Dataset, column: str, rows: range) -> list[tuple[str | None, str | None]]:
+    """Of each row, as `caption_of`; a cell that is no text in UTF-8 is found by looking at each alone."""
+    try:
+        return [caption_of(value) for value in cells[rows.start : rows.stop][column]]
+    except UnicodeDecodeError:
+        if len(rows) == 1:
+            return [(None, NO_UTF8)]
+        return [found for row in rows for found in _captions(cells, column, range(row, row + 1))]
 
 
 def load_rows(config: SourceConfig) -> Dataset:

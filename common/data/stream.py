@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from common.data.batch import Batch, Sample, collate
 from common.data.config import DataConfig
-from common.data.images import CorruptImage, ImageTransform, open_image
+from common.data.images import CorruptImage, ImageTransform, open_resized
 from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
@@ -52,7 +52,10 @@ class ImageStream(Dataset[Sample]):
                 continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
-                pixels = self._transform(open_image(raw.data, self.config.max_pixels), rng)
+                image = open_resized(
+                    raw.data, self.config.image_size, self.config.max_pixels, self.config.exact_decoding
+                )
+                pixels = self._transform(image, rng)
             except CorruptImage as error:
                 skipped.append(f"{source.name}/{raw.key}: {error.reason}")
             else:

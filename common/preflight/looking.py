@@ -6,11 +6,12 @@ pictures are looked at, and one is drawn from each by the recipe's seed. A strea
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.data.config import DataConfig
-from common.data.images import CorruptImage, ImageTransform, open_image, read_size
+from common.data.images import CorruptImage, ImageTransform, open_resized, read_size
 from common.data.order import derive_key
 from common.data.sources import Account, IndexedSource, RawImage, Source
 from common.errors import UserError, one_line
@@ -46,12 +47,12 @@ class Looked:
     name: str
     account: Account
     tried: int = 0
-    problems: list[str] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    captions: list[str | None] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    captions: list[str | None] = dataclasses.field(default_factory=list)
+    digests: list[bytes] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
-    waits: list[float] = field(default_factory=list)
+    waits: list[float] = dataclasses.field(default_factory=list)
 
     @property
     def twins(self) -> int:
@@ -98,7 +99,7 @@ def look_through(
             key, wait = raw.key, time.perf_counter() - start
             busy = time.thread_time()
             rng = np.random.default_rng(0)
-            transform(open_image(raw.data, data.max_pixels), rng)
+            transform(open_resized(raw.data, data.image_size, data.max_pixels, data.exact_decoding), rng)
             seconds = time.thread_time() - busy
             assert not isinstance(raw.data, CorruptImage)  # it would have been raised
             size, digest = read_size(raw.data, data.max_pixels), _digest(raw.data)

@@ -7,7 +7,7 @@ built, a codebook was started, or hours of training.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -112,13 +112,13 @@ def try_sources(field: str, sources: Iterable[SourceConfig]) -> None:
                     raise UserError(f"{path}: no such file")
 
 
-def told_sources(field: str, sources: Iterable[SourceConfig], captions: bool) -> list[str]:
-    """Rank 0 opens each source, and says what it was given.
+def told_sources(sources: Mapping[str, SourceConfig], captions: bool) -> list[str]:
+    """Rank 0 opens each source, given by its field, and says what it was given.
 
     Raises:
         UserError: one cannot be opened, or has no captions where they are wanted.
     """
-    return accounts(field, sources, captions) if dist.is_main() else []
+    return accounts(sources, captions) if dist.is_main() else []
 
 
 def try_held_out(field: str, source: SourceConfig | None, data: DataConfig, limit: int) -> list[str]:

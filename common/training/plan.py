@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from common.data.accounts import planned_accounts
+from common.data.accounts import numbered, planned_accounts
 from common.data.config import SourceConfig
 from common.errors import UserError
 from common.training.engine import BatchConfig, EngineConfig, Precision
@@ -46,7 +46,7 @@ def source_lines(sources: Iterable[SourceConfig], captions: bool) -> list[str]:
     Raises:
         UserError: one that is here cannot be opened, or has no captions where they are wanted.
     """
-    lines = planned_accounts("data.sources", sources, captions)
+    lines = planned_accounts(numbered("data.sources", sources), captions)
     return [f"{'source':16} {line}" for line in lines]
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError, refusing
-from common.text import read_text
+from common.text import BYTE_ORDER_MARK, read_text
 
 Mode = Literal["official", "fixed"]
 Answers = Mapping[int, bool]
@@ -195,7 +195,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             short = [name for name in COLUMNS if name != "text" and not row[name]]
             if short:
                 raise UserError(f"{path}: row {number}: {short[0]}: empty")
-            rows.append((number, dict(row)))
+            rows.append((number, {**row, "text": row["text"].removeprefix(BYTE_ORDER_MARK)}))
     if not rows:
         raise UserError(f"{path}: no questions")
     return rows

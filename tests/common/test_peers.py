@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import HashStore
 
 from common.peers import Peers, ProcessConfig
 from common.stacks import describe_stand_still, place_of_main_thread
@@ -173,14 +176,65 @@ def test_work_is_seen_to_move() -> None:
     assert len(seen) >= 4
 
 
-@pytest.mark.slow
-def test_the_timeout_of_collectives_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def joined(monkeypatch: pytest.MonkeyPatch, store: Any, restart: str) -> dict[str, Any]:
+    """What the process group of a run is made with."""
     import deepspeed
 
     from common import dist
 
-    asked: list[Any] = []
+    asked: dict[str, Any] = {}
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restart)
     monkeypatch.setattr(dist.torch_dist, "is_initialized", lambda: False)
-    monkeypatch.setattr(deepspeed, "init_distributed", lambda *_, **named: asked.append(named.get("timeout")))
+    monkeypatch.setattr(dist.torch_dist, "rendezvous", lambda *_, **__: iter([(store, 0, 1)]))
+    monkeypatch.setattr(dist.torch_dist, "init_process_group", lambda *_, **named: asked.update(named))
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda *_, **__: None)
     dist.start(ProcessConfig(collective_timeout=77.0))
-    assert asked == [timedelta(seconds=77)]
+    return asked
+
+
+@pytest.mark.slow
+def test_the_timeout_of_collectives_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert joined(monkeypatch, HashStore(), "0")["timeout"] == timedelta(seconds=77)
+
+
+@pytest.mark.slow
+def test_a_restart_does_not_find_the_addresses_of_those_that_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torchrun's static rendezvous (`--master-port`) keeps them: one store over all restarts."""
+    kept = HashStore()
+    joined(monkeypatch, kept, "0")["store"].set("0/rank 1", "127.0.0.1:1")
+    again = joined(monkeypatch, kept, "1")["store"]
+    assert not again.check(["0/rank 1"])
+    again.set("0/rank 1", "127.0.0.1:2")
+    assert joined(monkeypatch, kept, "0")["store"].get("0/rank 1") == b"127.0.0.1:1"
+
+
+@pytest.mark.slow
+def test_no_run_meets_the_memory_that_a_killed_one_has_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What DeepSpeed's launcher does at every start: the same port, unless it is told another one."""
+    import deepspeed
+
+    from common import dist, host_memory
+
+    monkeypatch.setattr(host_memory, "SEGMENTS", tmp_path)
+    monkeypatch.setattr(dist.torch_dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "_join", lambda *_: None)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    found: list[str] = []
+
+    def meet(*_: Any, **__: Any) -> None:  # the name that shm.cpp makes
+        name = f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_{os.environ['MASTER_PORT']}_0"
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).touch()
+        found.append(name)
+
+    monkeypatch.setattr(deepspeed, "init_distributed", meet)
+    for _ in range(2):
+        dist.start()
+        assert os.environ["MASTER_PORT"] == "29500" and not list(tmp_path.iterdir())
+    meet()  # of another port, and of a run that was killed
+    dist.start()
+    assert list(tmp_path.iterdir()) == [tmp_path / found[2]] and len(set(found)) == 4
