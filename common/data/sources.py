@@ -60,6 +60,9 @@ class Source(ABC):
     """An endless sequence of samples, epoch after epoch, shuffled by a seed."""
 
     name: str  # as the user wrote it: stands in messages
+    lanes: int | None = (
+        None  # parts that are read side by side, forward only; None: any sample is reached directly
+    )
 
     def account(self) -> Account:
         return Account(None, None)

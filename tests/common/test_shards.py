@@ -240,7 +240,7 @@ def test_a_shard_whose_reads_fail_later_is_replaced_and_counted(
     assert "train-001.tar: changed since it was indexed" in skipped
     assert "train-002.tar: cannot be read: Input/output error" in skipped and len(batch["skipped"]) >= 16
     with pytest.raises(FailedRead):
-        stream._sources[0].read(8)  # type: ignore[attr-defined]
+        stream.sources[0].read(8)  # type: ignore[attr-defined]
 
 
 # ---- the index -------------------------------------------------------------------------------------------
