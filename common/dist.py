@@ -44,6 +44,23 @@ def start_process(requested: str) -> torch.device:
     Raises:
         UserError: there is no such device.
     """
+    device = own_device(requested)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
+        atexit.register(_leave)
+        limits = ProcessConfig()
+        _join(device, limits)
+    return device
+
+
+def own_device(requested: str = "auto") -> torch.device:
+    """This process's device, for what joins no process group.
+
+    Args:
+        requested: as above.
+
+    Raises:
+        UserError: there is no such device.
+    """
     name = requested if requested != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -54,10 +71,6 @@ def start_process(requested: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
-        atexit.register(_leave)
-        limits = ProcessConfig()
-        _join(device, limits)
     return device
 
 

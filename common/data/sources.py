@@ -100,6 +100,11 @@ class IndexedSource(Source):
         """
         raise NotImplementedError(type(self).__name__)
 
+    def captions_version(self, start: int, count: int) -> str:
+        """Another one as soon as a caption of samples `start` ... `start + count - 1` may be another, where captions
+        lie apart from the pictures, so that their part's fingerprint does not tell."""
+        return ""
+
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         """The index of the sample that comes at `offset` of an epoch."""
         return permuted(offset, len(self), derive_key(seed, "epoch", epoch))
