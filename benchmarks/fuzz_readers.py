@@ -4,12 +4,14 @@ to its end."""
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -94,6 +96,23 @@ def read_records(content: bytes, folder: Path) -> int:
     return found
 
 
+def read_codes(content: tuple[bool, bytes], folder: Path) -> int:
+    """A shard of codes and its captions, of which one is as in the example."""
+    from generation.codes.shard import Captions, Shard
+
+    in_captions, damaged = content
+    paths = folder / "codes.safetensors", folder / "captions.safetensors"
+    for path, sound in zip(paths, _code_files(), strict=True):
+        path.write_bytes(sound)
+    paths[in_captions].write_bytes(damaged)
+    shard, captions = Shard(paths[0]), Captions(paths[1])
+    for row in range(len(shard)):
+        shard.codes(row, row + 1)
+        assert shard.keys[row] is not None
+        assert captions.texts[row] is not None
+    return len(shard)
+
+
 def read_recipe(content: bytes, folder: Path) -> int:
     (folder / "recipe.yaml").write_bytes(content)
     load_config(TokenizerConfig, folder / "recipe.yaml")
@@ -139,6 +158,24 @@ def _tables() -> tuple[bytes, ...]:
     return tuple(made)
 
 
+@cache
+def _code_files() -> tuple[bytes, bytes]:
+    """Three pictures of two by two codes, and their captions."""
+    from generation.codes.facts import CodeFacts
+    from generation.codes.shard import ShardOrigin, write_captions, write_shard
+
+    facts = CodeFacts("a" * 64, 32, (2, 2), 16, "center", "fp32")
+    codes = list(np.arange(12).reshape(3, 2, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder, "codes"), Path(folder, "captions")
+        write_shard(paths[0], facts, ShardOrigin("part", "f", 0, 4, "p"), codes, ["a", "b", "c"], ["d: torn"])
+        write_captions(paths[1], "codes", ["red", None, "blue"])
+        return paths[0].read_bytes(), paths[1].read_bytes()
+
+
+CODES = st.booleans().flatmap(
+    lambda captions: st.tuples(st.just(captions), inputs.damaged((_code_files()[captions],)))
+)
 OVERRIDES = st.one_of(
     st.builds(
         "{}={}".format,
@@ -156,6 +193,7 @@ READERS: Mapping[str, Reader] = {
     "tables": Reader(st.deferred(lambda: inputs.damaged(_tables())), read_table),
     "captions": Reader(inputs.CAPTION_LINES, read_captions),
     "records": Reader(inputs.record_files(inputs.RECORDS), read_records),
+    "codes": Reader(CODES, read_codes),
     "recipes": Reader(st.deferred(lambda: inputs.damaged((_recipe().read_bytes(),))), read_recipe),
     "overrides": Reader(OVERRIDES, read_override),
     "prompts": Reader(inputs.PROMPT_LINES, read_prompt_file),
