@@ -76,9 +76,10 @@ class Worker:
             for jobs in sources
         ]
         total = sum(len(jobs.source) for jobs in sources)
-        # Here only what is hopeless ends it, not one bad shard; the whole source is judged once all of it was seen.
+        # Here only what is hopeless ends it: what this process alone has met is too much of all there is, and not of
+        # the one bad shard that it began with. The whole source is judged once all of it was seen.
         self._corrupt = CorruptCounter(
-            data.max_corrupt_share, "data.max_corrupt_share", minimum=max(1000, total // 10)
+            data.max_corrupt_share, "data.max_corrupt_share", minimum=max(1000, total)
         )
 
     def run(self) -> None:
