@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from common.data.remote.ranges import UrlFile, forget_urls, list_urls, read_url, stat_url
+from common.data.remote.ranges import UrlFile, forget_urls, list_urls, read_url, read_whole_url, stat_url
 from common.data.remote.transport import Stat
 from common.errors import FailedRead, UserError, refusing
 
@@ -53,10 +53,11 @@ def read_at(path: str, offset: int, size: int) -> bytes:
     if is_url(path):
         return read_url(path, offset, size)
     try:
+        file = _open_file(path)  # held, or another thread's miss in the cache closes it before it is read
         # pread names its offset, so processes forked after the file was opened do not disturb each other
-        content = os.pread(_open_file(path).descriptor, size, offset)
+        content = os.pread(file.descriptor, size, offset)
         while 0 < len(content) < size:  # it may give less than it was asked for, though there is more
-            more = os.pread(_open_file(path).descriptor, size - len(content), offset + len(content))
+            more = os.pread(file.descriptor, size - len(content), offset + len(content))
             if not more:
                 break
             content += more
@@ -65,6 +66,18 @@ def read_at(path: str, offset: int, size: int) -> bytes:
     if len(content) < size:
         raise FailedRead(f"{path}: became shorter since it was indexed: {offset + size} bytes were there")
     return content
+
+
+def read_whole(path: str) -> bytes:
+    """All of a small file that is read once, as a picture that a table names: past the cache, and soon given up.
+
+    Raises:
+        UserError: it cannot be had; of a URL: why the download failed.
+    """
+    if is_url(path):
+        return read_whole_url(path)
+    with refusing(f"{path}: cannot be read", OSError):
+        return Path(path).read_bytes()
 
 
 def stat(path: str) -> Stat:

@@ -87,7 +87,7 @@ def using_picture(source: Picture, max_pixels: int, use: Callable[[Image.Image],
             return _use(content, max_pixels, use_with_profile)
 
 
-def read_size(source: bytes | str | Path, max_pixels: int) -> tuple[int, int]:
+def read_size(source: Picture, max_pixels: int) -> tuple[int, int]:
     """Width and height, from the header alone and before any EXIF rotation.
 
     Raises:
