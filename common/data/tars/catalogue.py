@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from common import dist
-from common.data.blobs import forget_open_files, stat
+from common.data.blobs import ask_stats, forget_open_files, stat
 from common.data.tars.shard_index import Summary
 from common.data.tars.store import find_summaries, folder_of, index_shard, keep_summaries
 from common.data.workers import in_workers
@@ -44,6 +44,7 @@ def catalogued(paths: Sequence[str], workers: int | None = None) -> Catalogue:
         workers: processes that scan; None: as this process may take.
     """
     forget_open_files()  # a shard may have been written anew since this process last read it
+    ask_stats(paths)
     known = {folder: find_summaries(folder) for folder in {folder_of(path) for path in paths}}
     summaries: dict[str, Summary] = {}
     damaged: dict[str, str] = {}

@@ -1,0 +1,181 @@
+"""Training batches read from a web server and from S3, in good weather and in bad, beside those from disk.
+
+    python -m benchmarks.remote_reads --out runs/remote_reads
+
+Servers, and the proxy that spoils answers, are processes of their own on the loopback (`benchmarks.loopback`); pictures
+are JPEGs of 256 px written for the purpose, in tars and in parquet. The loader is the trainer's, with `--workers`. Each
+place is read for two epochs with a cache of its own: the first downloads, the second finds everything kept. Batches are
+compared bit for bit: pixels, captions, keys and their order. The exit status is 1 if one differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import shutil
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.loopback import NOBODY, environment, s3_server, upload, weather, web_server
+from common.command import described_parser
+from common.data.config import DataConfig, SourceConfig
+from common.data.remote.retries import retries
+from common.data.stream import training_loader
+from common.files import write_json
+
+BATCH, WINDOW = 16, 4
+KINDS = {"shards": "tar", "parquet": "parquet"}
+
+
+@dataclass
+class Row:
+    place: str
+    format: str
+    first: float  # pictures/s of the first epoch, which downloads
+    second: float
+    retries: int
+    alike: bool
+    digests: list[str]
+
+
+def main() -> None:
+    parser = described_parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for pictures, caches and results")
+    parser.add_argument("--pictures", type=int, default=1600, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
+    parser.add_argument(
+        "--share", type=float, default=0.1, help="of answers in bad weather (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    data = arguments.out / "data"
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    write_sets(data, arguments.pictures)
+    rows: list[Row] = []
+    with ExitStack() as servers:
+        web = servers.enter_context(served("web", str(data)))
+        stormy_web = servers.enter_context(served("weather", web, arguments.share))
+        store = servers.enter_context(served("s3", str(data)))
+        stormy_store = servers.enter_context(served("weather", store, arguments.share))
+        for format, ending in KINDS.items():
+            for place, root, endpoint in (
+                ("disk", str(data), ""),
+                ("http", web, ""),
+                ("http, bad weather", stormy_web, ""),
+                ("S3", "s3://bucket", store),
+                ("S3, bad weather", "s3://bucket", stormy_store),
+            ):
+                source = SourceConfig(kind=format, path=f"{root}/{ending}/{{0..7}}.{ending}", window=WINDOW)  # type: ignore[arg-type]
+                with environment(
+                    VQRAE_CACHE=str(arguments.out / "cache" / str(len(rows))),
+                    AWS_ENDPOINT_URL_S3=endpoint,
+                    AWS_ACCESS_KEY_ID=NOBODY["aws_access_key_id"],
+                    AWS_SECRET_ACCESS_KEY=NOBODY["aws_secret_access_key"],
+                ):
+                    rows.append(measured(place, format, source, arguments.pictures, arguments.workers))
+                disk = next(row for row in rows if row.format == format)
+                rows[-1].alike = rows[-1].digests == disk.digests
+                print_row(rows[-1], disk)
+    write_json(arguments.out / "rows.json", [{**vars(row), "digests": None} for row in rows])
+    sys.exit(not all(row.alike for row in rows))
+
+
+def print_row(row: Row, disk: Row) -> None:
+    print(
+        f"| {row.place} | {row.format} | {row.first:.0f} | {row.first / disk.first:.2f} | {row.second:.0f} | "
+        f"{row.second / disk.second:.2f} | {row.retries} | {'equal' if row.alike else 'DIFFER'} |",
+        flush=True,
+    )
+
+
+def measured(place: str, format: str, source: SourceConfig, pictures: int, workers: int) -> Row:
+    before = retries.number
+    data = DataConfig(image_size=256, sources=(source,), workers=workers, prefetch=4)
+    batches = iter(training_loader(data, seed=1, micro_batch=BATCH))
+    digests, rates = [], []
+    for _ in range(2):
+        start = time.perf_counter()
+        for batch in islice(batches, pictures // BATCH):
+            digest = hashlib.blake2b(batch["pixels"].numpy().tobytes())
+            digest.update(repr((batch["caption"], batch["key"], batch["skipped"])).encode())
+            digests.append(digest.hexdigest())
+        rates.append(pictures / (time.perf_counter() - start))
+    retried = retries.number - before
+    return Row(place, format, rates[0], rates[1], retried, True, digests)
+
+
+@contextmanager
+def served(kind: str, *arguments: object) -> Iterator[str]:
+    """The URL of a server in a process of its own."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, kind, *arguments))
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        ours.send("stop")
+        process.join(10)
+
+
+def _serve(pipe: Connection, kind: str, *arguments: str) -> None:
+    with ExitStack() as stack:
+        if kind == "web":
+            url = stack.enter_context(web_server(Path(arguments[0]))).url
+        elif kind == "weather":
+            kinds = ["500", "503", "reset", "short", "lie"]
+            url = stack.enter_context(weather(arguments[0], float(arguments[1]), kinds=kinds)).url
+        else:
+            url = stack.enter_context(s3_server(["bucket"]))
+            root = Path(arguments[0])
+            upload(
+                url,
+                "bucket",
+                {str(path.relative_to(root)): path for path in root.rglob("*.*") if path.is_file()},
+            )
+        pipe.send(url)
+        pipe.recv()
+
+
+def write_sets(root: Path, pictures: int) -> None:
+    """The same pictures in 8 tars and in 8 tables with row groups of 50."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for ending in KINDS.values():
+        (root / ending).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        images = [jpeg(rng) for _ in range(pictures // 8)]
+        with tarfile.open(root / "tar" / f"{number}.tar", "w") as tar:
+            for place, image in enumerate(images):
+                for ending, content in (("jpg", image), ("txt", f"picture {place}".encode())):
+                    member = tarfile.TarInfo(f"{place:06d}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        captions = [f"picture {place}" for place in range(len(images))]
+        table = pa.table({"image": images, "text": captions})
+        pq.write_table(table, root / "parquet" / f"{number}.parquet", row_group_size=50)
+
+
+def jpeg(rng: np.random.Generator) -> bytes:
+    smooth = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize(
+        (256, 256), Image.Resampling.BICUBIC
+    )
+    noisy = np.asarray(smooth).astype(np.int16) + rng.integers(-12, 13, (256, 256, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()
