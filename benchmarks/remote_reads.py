@@ -4,8 +4,9 @@
 
 Servers, and the proxy that spoils answers, are processes of their own on the loopback (`benchmarks.loopback`); pictures
 are JPEGs of 256 px written for the purpose, in tars and in parquet. The loader is the trainer's, with `--workers`. Each
-place is read for two epochs with a cache of its own: the first downloads, the second finds everything kept. Batches are
-compared bit for bit: pixels, captions, keys and their order. The exit status is 1 if one differs.
+place is read for two epochs with a cache of its own, in turns with the disk: the first downloads, the second finds
+everything kept. Printed are the pictures a second over those from disk. Batches are compared bit for bit: pixels,
+captions, keys and their order. The exit status is 1 if one differs.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ from PIL import Image
 
 from benchmarks.loopback import NOBODY, environment, s3_server, upload, weather, web_server
 from common.command import described_parser
+from common.data.batch import Batch
 from common.data.config import DataConfig, SourceConfig
+from common.data.remote import ranges
 from common.data.remote.retries import retries
 from common.data.stream import training_loader
 from common.files import write_json
 
 BATCH, WINDOW = 16, 4
+TURN = 5  # batches that are read from one place, then from the other
 KINDS = {"shards": "tar", "parquet": "parquet"}
 
 
@@ -42,17 +46,19 @@ KINDS = {"shards": "tar", "parquet": "parquet"}
 class Row:
     place: str
     format: str
-    first: float  # pictures/s of the first epoch, which downloads
-    second: float
+    first: float  # pictures/s of the first epoch, which downloads, over those from disk
+    second: float  # of the second, which finds all in the node's cache
     retries: int
     alike: bool
-    digests: list[str]
 
 
 def main() -> None:
     parser = described_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures, caches and results")
-    parser.add_argument("--pictures", type=int, default=1600, help="default: %(default)s")
+    parser.add_argument("--pictures", type=int, default=320, help="default: %(default)s")
+    parser.add_argument(
+        "--block", type=int, default=64 << 10, help="bytes of a request (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
     parser.add_argument(
         "--share", type=float, default=0.1, help="of answers in bad weather (default: %(default)s)"
@@ -62,56 +68,72 @@ def main() -> None:
     shutil.rmtree(arguments.out, ignore_errors=True)
     write_sets(data, arguments.pictures)
     rows: list[Row] = []
+    ranges.BLOCK = arguments.block
     with ExitStack() as servers:
         web = servers.enter_context(served("web", str(data)))
         stormy_web = servers.enter_context(served("weather", web, arguments.share))
         store = servers.enter_context(served("s3", str(data)))
         stormy_store = servers.enter_context(served("weather", store, arguments.share))
+        print("| place | format | first epoch | second epoch | retries | batches |")
         for format, ending in KINDS.items():
             for place, root, endpoint in (
-                ("disk", str(data), ""),
                 ("http", web, ""),
                 ("http, bad weather", stormy_web, ""),
                 ("S3", "s3://bucket", store),
                 ("S3, bad weather", "s3://bucket", stormy_store),
             ):
-                source = SourceConfig(kind=format, path=f"{root}/{ending}/{{0..7}}.{ending}", window=WINDOW)  # type: ignore[arg-type]
+                disk, away = (
+                    SourceConfig(kind=format, path=f"{at}/{ending}/{{0..7}}.{ending}", window=WINDOW)  # type: ignore[arg-type]
+                    for at in (data, root)
+                )
                 with environment(
                     VQRAE_CACHE=str(arguments.out / "cache" / str(len(rows))),
                     AWS_ENDPOINT_URL_S3=endpoint,
                     AWS_ACCESS_KEY_ID=NOBODY["aws_access_key_id"],
                     AWS_SECRET_ACCESS_KEY=NOBODY["aws_secret_access_key"],
                 ):
-                    rows.append(measured(place, format, source, arguments.pictures, arguments.workers))
-                disk = next(row for row in rows if row.format == format)
-                rows[-1].alike = rows[-1].digests == disk.digests
-                print_row(rows[-1], disk)
-    write_json(arguments.out / "rows.json", [{**vars(row), "digests": None} for row in rows])
+                    row = measured(place, format, disk, away, arguments.pictures, arguments.workers)
+                rows.append(row)
+                said = "equal" if row.alike else "DIFFER"
+                print(
+                    f"| {row.place} | {row.format} | {row.first:.2f} | {row.second:.2f} | {row.retries} | {said} |",
+                    flush=True,
+                )
+    write_json(arguments.out / "rows.json", [vars(row) for row in rows])
     sys.exit(not all(row.alike for row in rows))
 
 
-def print_row(row: Row, disk: Row) -> None:
-    print(
-        f"| {row.place} | {row.format} | {row.first:.0f} | {row.first / disk.first:.2f} | {row.second:.0f} | "
-        f"{row.second / disk.second:.2f} | {row.retries} | {'equal' if row.alike else 'DIFFER'} |",
-        flush=True,
-    )
-
-
-def measured(place: str, format: str, source: SourceConfig, pictures: int, workers: int) -> Row:
+def measured(
+    place: str, format: str, disk: SourceConfig, away: SourceConfig, pictures: int, workers: int
+) -> Row:
+    """Both are read in turns, some batches each, so that whatever else the machine does befalls both."""
     before = retries.number
-    data = DataConfig(image_size=256, sources=(source,), workers=workers, prefetch=4)
-    batches = iter(training_loader(data, seed=1, micro_batch=BATCH))
-    digests, rates = [], []
+    opened = [
+        training_loader(
+            DataConfig(image_size=256, sources=(source,), workers=workers, prefetch=1), 1, micro_batch=BATCH
+        )
+        for source in (disk, away)
+    ]
+    loaders = [iter(loader) for loader in opened]
+    alike, ratios = True, []
     for _ in range(2):
-        start = time.perf_counter()
-        for batch in islice(batches, pictures // BATCH):
-            digest = hashlib.blake2b(batch["pixels"].numpy().tobytes())
-            digest.update(repr((batch["caption"], batch["key"], batch["skipped"])).encode())
-            digests.append(digest.hexdigest())
-        rates.append(pictures / (time.perf_counter() - start))
-    retried = retries.number - before
-    return Row(place, format, rates[0], rates[1], retried, True, digests)
+        seconds = [0.0, 0.0]
+        for _ in range(pictures // BATCH // TURN):
+            digests = []
+            for number, loader in enumerate(loaders):
+                start = time.perf_counter()
+                digests.append([digest(batch) for batch in islice(loader, TURN)])
+                seconds[number] += time.perf_counter() - start
+            alike &= digests[0] == digests[1]
+        ratios.append(seconds[0] / seconds[1])
+    return Row(place, format, ratios[0], ratios[1], retries.number - before, alike)
+
+
+def digest(batch: Batch) -> str:
+    """Of all that a batch says."""
+    found = hashlib.blake2b(batch["pixels"].numpy().tobytes())
+    found.update(repr((batch["caption"], batch["key"], batch["skipped"])).encode())
+    return found.hexdigest()
 
 
 @contextmanager
