@@ -43,19 +43,14 @@ def account_line(name: str, account: Account, captions: bool = True) -> str:
     return f"warning: {line}" if account.samples is not None and lost > account.samples else line
 
 
-def check_captions(config: SourceConfig, account: Account, doubt: str | None = None) -> None:
+def check_captions(config: SourceConfig, account: Account) -> None:
     """What a source must say whose captions are wanted.
 
-    Args:
-        doubt: the source's own, if it has one.
-
     Raises:
-        UserError: none of the pictures has a caption, or it is not clear which text it is.
+        UserError: none of the pictures has a caption.
     """
     if config.unconditional:
         return
-    if doubt is not None:
-        raise UserError(f"{config.path}: {doubt}")
     if account.captions == 0:
         left_out = "".join(f"; {count:,} {what}" for what, count in account.left_out.items() if count)
         number = "" if account.samples is None else f"{account.samples:,} "
@@ -92,7 +87,7 @@ def _account(field: str, config: SourceConfig, captions: bool, lanes: int = 1) -
         source = open_source(config, lanes, captions)
         account = source.account()
         if captions:
-            check_captions(config, account, source.doubt())
+            check_captions(config, account)
     return account_line(config.path, account, captions and not config.unconditional)
 
 

@@ -63,6 +63,14 @@ class FolderSource(IndexedSource):
             start = end
         return parts
 
+    def captions_version(self, start: int, count: int) -> str:
+        if self._captions is None:
+            return ""
+        digest = hashlib.blake2b(digest_size=16)
+        for index in range(start, start + count):
+            digest.update((self._captions[index] or "").encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
+
     def _ends_of_parts(self) -> Iterator[int]:
         start = 0
         for index in range(1, len(self)):
