@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.data.accounts import numbered
-from common.errors import UserError
+from common.errors import UserError, refusing
 from common.training.beginnings import (
     schedule_warnings,
     told_sources,
@@ -17,8 +17,8 @@ from common.training.beginnings import (
 )
 from common.training.plan import checkpoint_bytes
 from generation.assemble import generator_on_meta
+from generation.codes.library import told_codes
 from generation.config import GenerationConfig
-from generation.dataset import code_folder
 
 
 def begin(run: Path, config: GenerationConfig) -> list[str]:
@@ -33,15 +33,12 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     try_model("init_from", config.init_from)
     if config.init_from is None:
         try_model("model.language_model.source", language_model.source)
+    codes: list[str] = []
     if config.data.codes is None:
         try_sources("data.sources", config.data.sources)
     else:
-        for number in range(len(config.data.sources)):
-            folder = code_folder(config.data.codes, number)
-            if not Path(folder).is_dir():
-                raise UserError(
-                    f"data.codes: {folder}: no such folder; run generation/extract_codes.py first"
-                )
+        with refusing("data.codes", UserError):
+            codes = told_codes(Path(config.data.codes), config.data.sources)
     source, limit = config.evaluation.source, config.evaluation.limit
     notices = try_held_out("evaluation.source", source, config.data, limit)
     model, vqrae = generator_on_meta(config.model)
@@ -50,7 +47,7 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
     sources = {} if config.data.codes else numbered("data.sources", config.data.sources)
     if source is not None:
         sources["evaluation.source"] = source
-    return [*notices, *warnings(config), *told_sources(sources, captions=True)]
+    return [*notices, *warnings(config), *codes, *told_sources(sources, captions=True)]
 
 
 def warnings(config: GenerationConfig) -> list[str]:

@@ -89,15 +89,15 @@ def look_at_codes(config: GenerationConfig, samples: int | None, verdict: Verdic
     from common.models.weight_files import state_sha256
     from common.preflight.looking import spread
     from generation.assemble import assemble_vqrae
-    from generation.codes import CodeFolder
-    from generation.dataset import check_codes, code_folder
+    from generation.codes.library import CodeSource
+    from generation.dataset import check_codes
 
     assert config.data.codes is not None
     vocabulary = stated_vocabulary(config, state_sha256(assemble_vqrae(config.model).state_dict()))
     for number, stated in enumerate(config.data.sources):
         name, told, bad, captions = f"data.sources.{number}", "", 0, 0
         try:
-            codes = CodeFolder(code_folder(config.data.codes, number))
+            codes = CodeSource.of(Path(config.data.codes), stated)
             check_codes(codes, config.data, vocabulary)
         except UserError as error:
             verdict.refused.append(f"{name}: {error}")

@@ -175,6 +175,7 @@ def demand(
                 "pixel_values": torch.empty(int(dataset.images[index])),
                 "skipped": [],
                 "samples": 1,
+                "indices": [],
             }
         )
         flops, images = flops + counted["flops"], images + int(dataset.images[index])

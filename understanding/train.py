@@ -159,6 +159,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
 
         for turn, batch in enumerate(micro_batches):
             progress.seed_draws(config.seed, turn)
+            guard.see(batch["indices"], dataset.name)
             features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
             loss, predicted = engine(
                 batch["input_ids"],

@@ -103,13 +103,14 @@ class EvaluationLoader:
         return -(-(len(self.images) - self.start) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        return in_workers(self._load, self._plan, self.workers, prefetch=PREFETCH, pin=True)
+        return in_workers(self.load, self._plan, self.workers, prefetch=PREFETCH, pin=True)
 
     def _plan(self) -> Iterator[list[int]]:
         places = range(self.start, len(self.images), self.batch)
         return (list(self.images[at : at + self.batch]) for at in places)
 
-    def _load(self, indices: list[int]) -> Batch:
+    def load(self, indices: list[int]) -> Batch:
+        """One batch, of these images alone."""
         samples: list[Sample] = []
         skipped: list[str] = []
         for index in indices:

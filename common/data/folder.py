@@ -18,7 +18,7 @@ from common.errors import UserError, refusing
 
 UNREAD = frozenset(
     f".{suffix}"
-    for suffix in "heic heif hif jxl svg psd xcf eps ico tga exr hdr dng raw cr2 cr3 nef arw orf rw2 raf".split()  # noqa: SIM905
+    for suffix in "hif jxl svg psd xcf eps ico tga exr hdr dng raw cr2 cr3 nef arw orf rw2 raf".split()  # noqa: SIM905
 )
 """Endings of pictures that are not read here, which a user would miss."""
 OTHER_FILES = "other files"
@@ -62,6 +62,14 @@ class FolderSource(IndexedSource):
             parts.append(Part(keys[0] if start else "", self._fingerprint(keys), start, end - start))
             start = end
         return parts
+
+    def captions_version(self, start: int, count: int) -> str:
+        if self._captions is None:
+            return ""
+        digest = hashlib.blake2b(digest_size=16)
+        for index in range(start, start + count):
+            digest.update((self._captions[index] or "").encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
 
     def _ends_of_parts(self) -> Iterator[int]:
         start = 0

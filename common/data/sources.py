@@ -60,13 +60,12 @@ class Source(ABC):
     """An endless sequence of samples, epoch after epoch, shuffled by a seed."""
 
     name: str  # as the user wrote it: stands in messages
+    lanes: int | None = (
+        None  # parts that are read side by side, forward only; None: any sample is reached directly
+    )
 
     def account(self) -> Account:
         return Account(None, None)
-
-    def doubt(self) -> str | None:
-        """Why it is not clear which text is a sample's caption; None where it is. Matters where captions are wanted."""
-        return None
 
     @abstractmethod
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:
@@ -96,6 +95,11 @@ class IndexedSource(Source):
             NotImplementedError: nothing tells when its pictures change.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def captions_version(self, start: int, count: int) -> str:
+        """Another one as soon as a caption of samples `start` ... `start + count - 1` may be another, where captions
+        lie apart from the pictures, so that their part's fingerprint does not tell."""
+        return ""
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         """The index of the sample that comes at `offset` of an epoch."""

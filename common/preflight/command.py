@@ -151,7 +151,7 @@ def look_at_sources(
         verdict.listed += looked.problems
         print("\n".join(source_lines(looked, data, want.captions)), flush=True)
         if want.held_out:
-            _judge(looked.field, len(looked.problems), looked.tried, data, verdict)
+            _judge(looked.where, len(looked.problems), looked.tried, data, verdict)
     training = [(want.source.weight, looked) for want, looked in results if not want.held_out]
     _judge_mixture(training, data, verdict)
     for line in overlap_lines(results):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from common import dist
 from common.data.accounts import accounts
+from common.data.blobs import is_url, stat
 from common.data.config import DataConfig, SourceConfig
 from common.data.corrupt import CorruptCounter
 from common.data.evaluation import EvaluationLoader
@@ -106,6 +107,9 @@ def try_sources(field: str, sources: Iterable[SourceConfig]) -> None:
                 there = Path(source.path).exists()
                 raise UserError(f"{source.path}: " + ("not a folder" if there else "no such folder"))
             paths = shard_paths(source.path) if source.kind == "shards" else []
+            if any(is_url(path) for path in paths):  # one tells whether there is a way to them
+                stat(paths[0])
+                paths = []
             beside = source.captions is None or is_ending(source.captions)
             for path in (*paths, None if beside else source.captions):
                 if path is not None and not Path(path).is_file():

@@ -84,7 +84,7 @@ def test_a_run_that_can_begin_leaves_nothing(job: str, shelf: Path, tmp_path: Pa
             "evaluation.source: gone.json: annotations: no such file",
         ),
         ("generation", "model.tokenizer.source={shelf}/gone", "model.tokenizer.source: "),
-        ("generation", "data.codes={shelf}/gone", "data.codes: .*gone/source_0: no such folder"),
+        ("generation", "data.codes={shelf}/gone", "data.codes: .*gone/codes.json: no extracted codes there"),
         ("generation", "evaluation.source.path={shelf}/gone", "evaluation.source: .*gone: no such folder"),
     ],
 )
