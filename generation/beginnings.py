@@ -22,7 +22,7 @@ from generation.config import GenerationConfig
 
 
 def begin(run: Path, config: GenerationConfig) -> list[str]:
-    """Try everything; returns the warnings.
+    """Try everything, on all ranks together; returns the warnings.
 
     Raises:
         UserError: something is not there, cannot be written, or there is no room for it.
@@ -40,14 +40,14 @@ def begin(run: Path, config: GenerationConfig) -> list[str]:
         with refusing("data.codes", UserError):
             codes = told_codes(Path(config.data.codes), config.data.sources)
     source, limit = config.evaluation.source, config.evaluation.limit
-    try_held_out("evaluation.source", source, config.data.image_size, limit, strict=False)
+    notices = try_held_out("evaluation.source", source, config.data, limit)
     model, vqrae = generator_on_meta(config.model)
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
     sources = {} if config.data.codes else numbered("data.sources", config.data.sources)
     if source is not None:
         sources["evaluation.source"] = source
-    return [*warnings(config), *codes, *told_sources(sources, captions=True)]
+    return [*notices, *warnings(config), *codes, *told_sources(sources, captions=True)]
 
 
 def warnings(config: GenerationConfig) -> list[str]:

@@ -27,6 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common import dist
+from common.data.images import read_image
 from common.errors import UserError, refusing
 from common.files import write_json, write_png
 from common.sheets import contact_sheet
@@ -202,6 +203,5 @@ def _write_sheet(folder: Path, jobs: Sequence[Job], naming: Naming) -> None:
             del rows[job.prompt_index]
             break
         if job.sample_index < SHEET_PICTURES:
-            with Image.open(folder / naming(job)) as picture:
-                row.append(picture.convert("RGB"))
+            row.append(read_image(folder / naming(job)))
     write_png(folder / "sheet.png", contact_sheet(list(rows.values())))

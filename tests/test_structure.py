@@ -141,6 +141,34 @@ def test_only_one_file_renames_files_into_place(tmp_path: Path) -> None:
     assert renames(planted) == [1, 2, 3, 4]
 
 
+def openings(path: Path) -> list[int]:
+    """Lines that open or convert a picture for themselves: `Image.open`, `.convert("RGB")`."""
+    lines = []
+    for call in calls(path):
+        function = call.func
+        if not isinstance(function, ast.Attribute):
+            continue
+        owner = function.value.id if isinstance(function.value, ast.Name) else ""
+        words = [word.value for word in call.args if isinstance(word, ast.Constant)]
+        if (owner, function.attr) == ("Image", "open") or (function.attr == "convert" and words == ["RGB"]):
+            lines.append(call.lineno)
+    return lines
+
+
+def test_only_one_place_opens_pictures(tmp_path: Path) -> None:
+    """Else one part of the system would see another picture than the next: black where that has white."""
+    allowed = {ROOT / "common" / "data" / name for name in ("decoding.py", "rgb.py")}
+    # They run where nothing of ours is installed, as others do; or time what others do.
+    names = ("foreign/read_transformers.py", "mplug/ask_modelscope.py", "decode.py")
+    allowed |= {ROOT / "benchmarks" / name for name in names}
+    for path in FILES:
+        if path not in allowed:
+            assert not openings(path), f"{path.relative_to(ROOT)}:{openings(path)}"
+    planted = tmp_path / "planted.py"
+    planted.write_text("Image.open(p)\npicture.convert('RGB')\nimage.convert(mode)\np.open()\n")
+    assert openings(planted) == [1, 2]
+
+
 def test_no_module_of_ours_is_reached_through_the_path() -> None:
     """Nobody changes where Python looks for modules, but for the checkout of an external kit, which is none of ours,
     and for a forked process, which has its server's path."""

@@ -87,6 +87,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     steps = plan.steps(config.epochs)
     notices += warnings(config, steps)
     held_out = HeldOut(config, tower, processor, dataset)
+    notices += held_out.notices
     efficiency = UnderstandingEfficiency(config.model, device)
 
     # --- The engine, and what changes beside it; then back to where a former run was
@@ -158,6 +159,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
 
         for turn, batch in enumerate(micro_batches):
             progress.seed_draws(config.seed, turn)
+            guard.see(batch["indices"], dataset.name)
             features = assemble.read_features(tower, batch["pixel_values"], config.engine.precision)
             loss, predicted = engine(
                 batch["input_ids"],

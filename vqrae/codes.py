@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prune = actions.add_parser("prune", help="remove files that no source has any more")
     prune.add_argument("codes", metavar="CODES", type=Path)
     prune.add_argument(
-        "--source", metavar="PATH", action="append", default=[], help="forget this source too; may be repeated"
+        "--source",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="forget this source too; may be repeated",
     )
 
 

@@ -72,16 +72,15 @@ def main() -> None:
 def compare(folder: Path, work: Path, asked: list[tuple[str, str]]) -> dict[str, Any]:
     """Ours from `folder` beside what the original has left in `work`."""
     import torch
-    from PIL import Image
 
+    from common.data.images import read_image
     from evals.dpg.mplug.judge import MplugJudge
 
     original = torch.load(work / "original.pt", weights_only=True)
     judge = MplugJudge(folder, "cpu")
     equal, worst, lengths, start = [0, 0, 0], 0.0, set(), time.time()
     for (name, question), theirs in zip(asked, original["found"], strict=True):
-        with Image.open(work / name) as picture:
-            pixels, (ids, mask) = judge.pixels(picture), judge.tokens([question])
+        pixels, (ids, mask) = judge.pixels(read_image(work / name)), judge.tokens([question])
         with torch.inference_mode():
             states, attended = judge.model.read(judge.model.see(pixels), ids, mask)
             ours = judge.draw(states, attended)

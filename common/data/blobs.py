@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from common.data.remote.ranges import UrlFile, forget_urls, list_urls, read_url, stat_url
+from common.data.remote.ranges import UrlFile, forget_urls, list_urls, read_url, read_whole_url, stat_url
 from common.data.remote.transport import Stat
 from common.errors import FailedRead, UserError, refusing
 
@@ -53,10 +53,11 @@ def read_at(path: str, offset: int, size: int) -> bytes:
     if is_url(path):
         return read_url(path, offset, size)
     try:
+        file = _open_file(path)  # held, or another thread's miss in the cache closes it before it is read
         # pread names its offset, so processes forked after the file was opened do not disturb each other
-        content = os.pread(_open_file(path).descriptor, size, offset)
+        content = os.pread(file.descriptor, size, offset)
         while 0 < len(content) < size:  # it may give less than it was asked for, though there is more
-            more = os.pread(_open_file(path).descriptor, size - len(content), offset + len(content))
+            more = os.pread(file.descriptor, size - len(content), offset + len(content))
             if not more:
                 break
             content += more
@@ -67,14 +68,28 @@ def read_at(path: str, offset: int, size: int) -> bytes:
     return content
 
 
+def read_whole(path: str) -> bytes:
+    """All of a small file that is read once, as a picture that a table names: past the cache, and soon given up.
+
+    Raises:
+        UserError: it cannot be had; of a URL: why the download failed.
+    """
+    if is_url(path):
+        return read_whole_url(path)
+    with refusing(f"{path}: cannot be read", OSError):
+        return Path(path).read_bytes()
+
+
 def stat(path: str) -> Stat:
     """Raises:
     UserError: there is no such file, or no way to it.
     """
     if is_url(path):
         return stat_url(path)
-    with refusing(f"{path}: cannot be read", OSError):
-        found = Path(path).stat()
+    try:  # lean: it is asked of every shard of a set
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return Stat(found.st_size, str(found.st_mtime_ns))
 
 
@@ -109,7 +124,7 @@ def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> l
         if is_url(part):
             found = list_urls(part, suffixes)
         elif Path(part).is_dir():
-            found = [str(path) for path in Path(part).rglob("*") if _is_wanted(path, suffixes)]
+            found = _below(part, tuple(suffixes))
         elif glob.has_magic(part) and not Path(part).exists():
             root, rest = _rooted(Path(part))
             matches = root.glob(rest)
@@ -130,9 +145,21 @@ def _rooted(pattern: Path) -> tuple[Path, str]:
     return root, str(Path(*parts))
 
 
-def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:
-    name = path.name
-    return not name.startswith(".") and (not suffixes or name.endswith(tuple(suffixes))) and path.is_file()
+def _below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Files at any depth; links are followed, but not back up."""
+    found, visited = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        wanted = [
+            name for name in names if not name.startswith(".") and (not suffixes or name.endswith(suffixes))
+        ]
+        found += [f"{place.rstrip('/')}/{name}" for name in wanted]
+    return found
 
 
 def expand_braces(pattern: str) -> list[str]:

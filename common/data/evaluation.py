@@ -12,12 +12,15 @@ from torch import Tensor
 
 from common.data.batch import Batch, Sample, collate
 from common.data.config import MAX_PIXELS, SourceConfig
-from common.data.images import CorruptImage, ImageTransform, open_image
+from common.data.decoding import Picture
+from common.data.images import CorruptImage, ImageTransform, open_image, open_resized
 from common.data.open import open_indexed
 from common.data.sources import IndexedSource
 from common.data.workers import in_workers
 from common.errors import FailedRead, UserError
 
+PREFETCH = 4
+"""Batches that each worker decodes ahead."""
 Transform = Callable[[Image.Image, np.random.Generator], Tensor]
 """RGB picture -> uint8 (3, size, size)."""
 
@@ -35,6 +38,7 @@ def evaluation_loader(
     max_pixels: int = MAX_PIXELS,
     whole_batches: bool = False,
     transform: Transform | None = None,
+    exact: bool = True,
 ) -> EvaluationLoader:
     """Every image once over all ranks, without padding: the last batch is partial.
 
@@ -43,7 +47,8 @@ def evaluation_loader(
     `skipped`; else they end the evaluation. With `whole_batches`, batches are cut from the whole set and dealt
     to ranks, so that an image stands beside the same others in any world size and a model's output for it is
     equal to the last bit; else images are dealt one by one, which leaves fewer ranks idle where the set is
-    small. `transform` makes the squares, instead of a centre crop.
+    small. `transform` makes the squares, instead of a centre crop. `exact` as of `open_resized`: scores are compared
+    with those of other programs, which decode whole pictures.
 
     Raises:
         UserError: the source cannot be opened, or can only be streamed.
@@ -65,6 +70,7 @@ def evaluation_loader(
         skip_corrupt=skip_corrupt,
         max_pixels=max_pixels,
         transform=transform,
+        exact=exact,
     )
 
 
@@ -77,7 +83,8 @@ class EvaluationLoader:
         size: side of the squares, px.
         workers: processes that decode; 0 decodes in this one.
         skip_corrupt: unreadable images are left out, and stand in their batch's `skipped`.
-        transform: makes the squares; None crops the centre.
+        transform: makes the squares of whole pictures; None crops the centre.
+        exact: of `open_resized`, where there is no `transform`.
         start: how many of `images` to pass over, those of whole batches that a former run has seen.
     """
 
@@ -89,13 +96,14 @@ class EvaluationLoader:
     skip_corrupt: bool = False
     max_pixels: int = MAX_PIXELS
     transform: Transform | None = None
+    exact: bool = True
     start: int = 0
 
     def __len__(self) -> int:
         return -(-(len(self.images) - self.start) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        return in_workers(self.load, self._plan, self.workers, prefetch=2)
+        return in_workers(self.load, self._plan, self.workers, prefetch=PREFETCH, pin=True)
 
     def _plan(self) -> Iterator[list[int]]:
         places = range(self.start, len(self.images), self.batch)
@@ -105,8 +113,6 @@ class EvaluationLoader:
         """One batch, of these images alone."""
         samples: list[Sample] = []
         skipped: list[str] = []
-        transform = self.transform or ImageTransform(self.size, "center", flip=False)
-        rng = np.random.default_rng(0)  # nothing random is left in the transform
         for index in indices:
             try:
                 raw = self.source.read(index)
@@ -116,7 +122,7 @@ class EvaluationLoader:
                 skipped.append(f"{self.source.name}: {error}")
                 continue
             try:
-                pixels = transform(open_image(raw.data, self.max_pixels), rng)
+                pixels = self._square(raw.data)
             except CorruptImage as error:
                 skipped.append(f"{self.source.name}/{raw.key}: {error.reason}")
                 if not self.skip_corrupt:
@@ -124,3 +130,10 @@ class EvaluationLoader:
             else:
                 samples.append({"pixels": pixels, "caption": raw.caption, "key": raw.key, "skipped": []})
         return {**collate(samples, self.size), "skipped": skipped}
+
+    def _square(self, data: Picture) -> Tensor:
+        rng = np.random.default_rng(0)  # nothing random is left in the transform
+        if self.transform is not None:
+            return self.transform(open_image(data, self.max_pixels), rng)
+        image = open_resized(data, self.size, self.max_pixels, self.exact)
+        return ImageTransform(self.size, "center", flip=False)(image, rng)

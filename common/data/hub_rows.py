@@ -6,15 +6,17 @@ the data set's features, before anything is read; streams may have none, and tel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.data.blobs import is_url, read_whole
 from common.data.captions import NO_TEXT, caption_of, field_of_captions
 from common.data.config import SourceConfig
 from common.data.images import CorruptImage
 from common.data.inline import inline_picture
-from common.errors import UserError, one_line, refusing
+from common.errors import UserError, refusing
 from common.text import shown
 
 if TYPE_CHECKING:
@@ -39,43 +41,49 @@ def loading(config: SourceConfig) -> AbstractContextManager[None]:
 def select_columns(rows: AnyDataset, config: SourceConfig) -> tuple[AnyDataset, str | None]:
     """The image column, undecoded, and beside it the column with captions, whose name is returned; None without one.
 
-    It is `caption_column`, or the one column of text that has one of the usual names.
-
     Raises:
-        UserError: a column is not there or holds something else than pictures or captions.
+        UserError: as `chosen_columns`.
     """
     import datasets
 
-    present = rows.column_names or []
-    if config.image_column not in present:
-        raise UserError(
-            f"{config.path}: no column {config.image_column!r} in this dataset: {', '.join(present)}"
-        )
+    captions: str | None = chosen_columns(rows.column_names or [], rows.features, config, config.path)
     features = rows.features
-    captions: str | None = None
-    if config.caption_column is not None:
-        if config.caption_column not in present:
-            raise UserError(
-                f"{config.path}: no column {config.caption_column!r} in this dataset: {', '.join(present)}"
-            )
-        captions = config.caption_column
-    elif not config.unconditional:
-        texts = [name for name in present if features is None or _holds_text(features[name])]
-        captions = field_of_captions(texts, None, config.path)
-    if features is not None:
-        if captions is not None and not _holds_text(features[captions]):
-            raise UserError(
-                f"{config.path}: caption_column: {captions!r} holds {_kind(features[captions])}, expected text"
-            )
-        if not _holds_pictures(features[config.image_column]):
-            raise UserError(
-                f"{config.path}: image_column: {config.image_column!r} holds {_kind(features[config.image_column])}, "
-                "expected one picture a row"
-            )
     rows = rows.select_columns(list(dict.fromkeys([config.image_column, *([captions] if captions else [])])))
     if features is not None and isinstance(features[config.image_column], datasets.Image):
         rows = rows.cast_column(config.image_column, datasets.Image(decode=False))
     return rows, captions
+
+
+def chosen_columns(present: Sequence[str], features: Any, config: SourceConfig, where: str) -> str | None:
+    """The column with captions beside the image column; None where there is none.
+
+    It is `caption_column`, or the one column of text that has one of the usual names.
+
+    Args:
+        present: names of all columns. features: column -> what it holds, as `datasets` says it; None if unknown.
+        where: for errors.
+
+    Raises:
+        UserError: a column is not there or holds something else than pictures or captions.
+    """
+    for column in (config.image_column, config.caption_column):
+        if column is not None and column not in present:
+            raise UserError(f"{where}: no column {column!r} in this dataset: {', '.join(present)}")
+    captions = config.caption_column
+    if captions is None and not config.unconditional:
+        texts = [name for name in present if features is None or _holds_text(features[name])]
+        captions = field_of_captions(texts, None, where)
+    if features is not None:
+        if captions is not None and not _holds_text(features[captions]):
+            raise UserError(
+                f"{where}: caption_column: {captions!r} holds {_kind(features[captions])}, expected text"
+            )
+        if not _holds_pictures(features[config.image_column]):
+            raise UserError(
+                f"{where}: image_column: {config.image_column!r} holds {_kind(features[config.image_column])}, "
+                "expected one picture a row"
+            )
+    return captions
 
 
 def _holds_text(feature: Any) -> bool:
@@ -115,10 +123,11 @@ def caption_in(value: Any, name: str) -> str | None:
     return caption
 
 
-def image_data(value: Any, config: SourceConfig) -> bytes | str | CorruptImage:
+def image_data(value: Any, config: SourceConfig, folder: str | None = None) -> bytes | str | CorruptImage:
     """The encoded bytes, or the local path, of one cell of an image column; or why there are none, which is counted.
 
-    A path that is relative starts from the data set's folder. Pictures in base64 are read too.
+    A path that is relative starts from `folder` (the table's, which may be a URL) or from the data set's. Pictures in
+    base64 are read too.
 
     Raises:
         UserError: the column holds something else than images.
@@ -136,17 +145,22 @@ def image_data(value: Any, config: SourceConfig) -> bytes | str | CorruptImage:
     with_picture = inline_picture(value)
     if with_picture is not None:
         return with_picture
-    if "://" in value:
+    if is_url(value):
         return _fetched(value)
-    beside = Path(config.path, value)
-    return str(beside) if "\0" not in value and beside.is_file() else value
+    if folder is not None and is_url(folder):
+        return _fetched(f"{folder}/{value}")
+    for place in (folder, config.path):
+        if place is not None and "\0" not in value and Path(place, value).is_file():
+            return str(Path(place, value))
+    return value
 
 
-def check_images(value: Any, config: SourceConfig) -> None:
+def check_images(value: Any, config: SourceConfig, folder: str | None = None) -> None:
     """Raises:
     UserError: a cell of text, which is neither a picture nor says where one is.
     """
-    data = image_data(value, config) if isinstance(value, str) and "://" not in value else b""
+    afar = not isinstance(value, str) or is_url(value) or (folder is not None and is_url(folder))
+    data = b"" if afar else image_data(value, config, folder)
     if isinstance(data, str) and ("\0" in data or not Path(data).exists()):
         raise UserError(
             f"{config.path}: image_column: {config.image_column!r} holds text that is no picture's path, such as "
@@ -155,10 +169,7 @@ def check_images(value: Any, config: SourceConfig) -> None:
 
 
 def _fetched(url: str) -> bytes | CorruptImage:
-    import fsspec
-
     try:
-        with fsspec.open(url, "rb") as file:
-            return bytes(file.read())
-    except Exception as error:  # each protocol has classes of its own
-        return CorruptImage(f"{url} cannot be fetched: {one_line(error)[:200]}")
+        return read_whole(url)
+    except UserError as error:  # a dead link among millions is no reason to stop
+        return CorruptImage(str(error))

@@ -8,6 +8,7 @@ from common.data.config import SourceConfig
 from common.data.folder import FolderSource
 from common.data.hub import HubSource
 from common.data.hub_stream import HubStream
+from common.data.parquet import ParquetSource
 from common.data.shards import ShardSource
 from common.data.sources import IndexedSource, Source
 from common.errors import UserError
@@ -29,6 +30,8 @@ def open_source(config: SourceConfig, lanes: int = 1, captions: bool = True) -> 
         return FolderSource(config)
     if config.kind == "shards":
         return ShardSource(config)
+    if config.kind == "parquet":
+        return ParquetSource(config)
     return HubStream(config, lanes) if config.streaming else HubSource(config)
 
 

@@ -60,13 +60,12 @@ class Source(ABC):
     """An endless sequence of samples, epoch after epoch, shuffled by a seed."""
 
     name: str  # as the user wrote it: stands in messages
+    lanes: int | None = (
+        None  # parts that are read side by side, forward only; None: any sample is reached directly
+    )
 
     def account(self) -> Account:
         return Account(None, None)
-
-    def doubt(self) -> str | None:
-        """Why it is not clear which text is a sample's caption; None where it is. Matters where captions are wanted."""
-        return None
 
     @abstractmethod
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from common.data.batch import Batch, Sample, collate
 from common.data.config import DataConfig
-from common.data.images import CorruptImage, ImageTransform, open_image
+from common.data.images import CorruptImage, ImageTransform, open_resized
+from common.data.lanes import lane_period
 from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
@@ -33,7 +34,7 @@ class ImageStream(Dataset[Sample]):
 
     def __init__(self, config: DataConfig, seed: int, captions: bool = True) -> None:
         self.config, self.seed = config, seed
-        self._sources = [open_source(source, config.lanes, captions) for source in config.sources]
+        self.sources = [open_source(source, config.lanes, captions) for source in config.sources]
         self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
         self._transform = ImageTransform(config.image_size, config.crop, config.flip)
 
@@ -42,7 +43,7 @@ class ImageStream(Dataset[Sample]):
         UserError: a source is no longer what it was, or `ATTEMPTS` images tried at this position cannot be read.
         """
         number, local, seed = self._mixture[position]
-        source = self._sources[number]
+        source = self.sources[number]
         skipped: list[str] = []
         for attempt in range(ATTEMPTS):
             try:
@@ -52,7 +53,10 @@ class ImageStream(Dataset[Sample]):
                 continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
-                pixels = self._transform(open_image(raw.data, self.config.max_pixels), rng)
+                image = open_resized(
+                    raw.data, self.config.image_size, self.config.max_pixels, self.config.exact_decoding
+                )
+                pixels = self._transform(image, rng)
             except CorruptImage as error:
                 skipped.append(f"{source.name}/{raw.key}: {error.reason}")
             else:
@@ -86,9 +90,8 @@ def training_loader(
 class TrainingLoader:
     """Iterates over `Batch`es, decoding ahead in worker processes.
 
-    Every micro-batch is split over all workers: the rank's sample m goes to worker m mod W. So the first
-    batch is ready W times sooner than with whole batches, and a worker stays in its own lanes of a streamed
-    dataset.
+    Every micro-batch is split over all workers: the rank's sample m goes to worker m mod W, so that the first batch is
+    ready W times sooner than with whole batches. Of streamed sources, a worker stays in its own lanes (`lanes`).
     """
 
     def __init__(self, stream: ImageStream, rank: int, world: int, micro_batch: int, start: int) -> None:
@@ -97,6 +100,7 @@ class TrainingLoader:
         self.stream, self.rank, self.world = stream, rank, world
         self.micro_batch, self.start = micro_batch, start
         self._shares = max(1, stream.config.workers)
+        self._period = lane_period(stream.sources, world, self._shares)
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.stream.config
@@ -109,11 +113,13 @@ class TrainingLoader:
         """For each micro-batch, the global positions of worker 0, of worker 1, ..."""
         for step in count():
             batch = dealt(step, self.micro_batch, self.rank, self.world, self.start)
-            yield from (batch[self._places(step, worker)] for worker in range(self._shares))
+            for worker in range(self._shares):
+                yield [batch[place] for place in self._places(step, worker)]
 
-    def _places(self, step: int, worker: int) -> slice:
+    def _places(self, step: int, worker: int) -> list[int]:
         """Which places of micro-batch `step` a worker fills."""
-        return slice((worker - step * self.micro_batch) % self._shares, None, self._shares)
+        samples = range(step * self.micro_batch, (step + 1) * self.micro_batch)
+        return [place for place, m in enumerate(samples) if m % self._period % self._shares == worker]
 
     def _merge(self, step: int, shares: list[Batch], pin: bool) -> Batch:
         if len(shares) == 1 and not pin:
@@ -124,6 +130,8 @@ class TrainingLoader:
         keys = [""] * self.micro_batch
         for worker, share in enumerate(shares):
             places = self._places(step, worker)
-            pixels[places], captions[places], keys[places] = share["pixels"], share["caption"], share["key"]
+            pixels[places] = share["pixels"]
+            for place, caption, key in zip(places, share["caption"], share["key"], strict=True):
+                captions[place], keys[place] = caption, key
         skipped = [line for share in shares for line in share["skipped"]]
         return {"pixels": pixels, "caption": captions, "key": keys, "skipped": skipped}

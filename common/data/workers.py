@@ -18,11 +18,16 @@ Part = TypeVar("Part")
 
 
 def in_workers(
-    load: Callable[[list[int]], Part], plan: Callable[[], Iterable[list[int]]], workers: int, prefetch: int
+    load: Callable[[list[int]], Part],
+    plan: Callable[[], Iterable[list[int]]],
+    workers: int,
+    prefetch: int,
+    pin: bool = False,
 ) -> Iterator[Part]:
     """`load(numbers)` for each list of the plan, in order, computed `prefetch` lists ahead per worker.
 
-    List n goes to worker n mod `workers`. With `workers` 0 all happens in this process, when it is asked for.
+    List n goes to worker n mod `workers`. With `workers` 0 all happens in this process, when it is asked for. With
+    `pin`, and a GPU, tensors come in pinned memory, from which they move to it beside what it computes.
 
     Raises:
         UserError: as `load` raised it; a DataLoader would make a traceback of its message.
@@ -34,6 +39,7 @@ def in_workers(
         collate_fn=_unchanged,
         num_workers=workers,
         prefetch_factor=prefetch if workers else None,
+        pin_memory=pin and torch.cuda.is_available(),
         # Fork starts at once and shares the file tables; macOS libraries do not survive it.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         # Else each start of an iteration draws from the global generator, and a resumed run differs from then

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from common.data.decoding import read_notes
 from common.errors import UserError, refusing
 from common.files import write_text
 from common.text import checked, parse_json, read_lines, read_text
@@ -97,8 +96,9 @@ def find_pictures(folder: Path, prompts: Sequence[Prompt], per_prompt: int) -> l
                 f"{place / 'samples'}: expected {per_prompt} pictures NNNN.png (-n), found {len(files)}"
             )
         for path in files:
-            with refusing(f"{path}: not an image"), Image.open(path) as picture:
-                picture.verify()  # checksums: much sooner than decoding, and before a detector has looked for hours
+            with refusing(f"{path}: not an image"):
+                # Checksums: much sooner than decoding, and before a detector has looked for hours.
+                read_notes(path, verify=True)
         found += [Picture(prompt, image, path) for image, path in enumerate(files)]
     return found
 

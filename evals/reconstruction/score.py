@@ -58,7 +58,7 @@ def _score_own(
     places = iter(loader.images[done:])
     with tqdm(total=total, initial=done, unit="image", desc="reconstruct", disable=not dist.is_main()) as bar:
         for batch in replace(loader, start=done):
-            pixels = batch["pixels"].to(metrics.device)
+            pixels = batch["pixels"].to(metrics.device, non_blocking=True)
             rebuilt, codes = reconstruct(model, to_float(pixels))
             rebuilt = to_uint8(rebuilt)
             columns = {name: part.tolist() for name, part in metrics.update(pixels, rebuilt, codes).items()}

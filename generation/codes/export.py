@@ -16,8 +16,8 @@ from generation.codes.survey import AT_ONCE, sources_of
 def export(root: Path, target: Path) -> int:
     """Write all codes into one parquet file; returns its rows.
 
-    Columns: `source`, `key`, `caption` (null where there is none), `codes` (N uint16, in raster order). The file's metadata
-    has `vqrae.codes`: what `codes.json` says.
+    Columns: `source`, `key`, `caption` (null where there is none), `codes` (N uint16, in raster order). The file's
+    metadata has `vqrae.codes`: what `codes.json` says.
 
     Raises:
         UserError: no codes, damaged ones, or it cannot be written.
@@ -43,7 +43,10 @@ def export(root: Path, target: Path) -> int:
         for record in records:
             name = name_of_source(record.source)
             for entry in record.files:
-                shard, captions = Shard(shard_path(root, entry.shard)), Captions(captions_path(root, entry.captions))
+                shard, captions = (
+                    Shard(shard_path(root, entry.shard)),
+                    Captions(captions_path(root, entry.captions)),
+                )
                 for first in range(0, len(shard), AT_ONCE):
                     rows = range(first, min(first + AT_ONCE, len(shard)))
                     flat = shard.codes(rows.start, rows.stop).astype("u2").ravel()

@@ -37,7 +37,11 @@ def prune(root: Path, forgotten: Sequence[str] = ()) -> tuple[int, int]:
     with writing(root):
         for path in gone:
             path.unlink()
-        partials = [path for folder in ("shards", "captions", "sources") for path in (root / folder).glob(".*.partial")]
+        partials = [
+            path
+            for folder in ("shards", "captions", "sources")
+            for path in (root / folder).glob(".*.partial")
+        ]
         leases_left = list((root / "leases").iterdir())
         removed = [*unused_files(root), *partials, *leases_left]
         size = sum(path.stat().st_size for path in removed)

@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from common.data.images import read_image
 from common.errors import run_cli
 from common.sheets import contact_sheet
 from evals.geneval.prompts import described_prompts
@@ -53,7 +54,7 @@ def sheet(pictures: Path) -> Image.Image:
         shown[tag] += 1
         if shown[tag] <= SHOWN_PROMPTS:
             files = sorted((pictures / f"{prompt.number:05d}" / "samples").glob("*.png"))[:SHOWN_PICTURES]
-            rows.append((prompt.text, [Image.open(file).convert("RGB") for file in files]))
+            rows.append((prompt.text, [read_image(file) for file in files]))
     return contact_sheet(rows)
 
 

@@ -31,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.command import described_parser
+from common.data.images import read_image
 from common.errors import UserError, run_cli
 from common.sheets import captioned_sheet
 from evals.geneval.rules import Metadata
@@ -131,10 +132,7 @@ def write_shards(out: Path, records: list[dict[str, Any]]) -> None:
 
 def write_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> None:
     """The first images, each above its caption."""
-    captioned = []
-    for record in records[:SHOWN]:
-        with Image.open(out / record["image"]) as image:
-            captioned.append((image.convert("RGB"), record["caption"]))
+    captioned = [(read_image(out / record["image"]), record["caption"]) for record in records[:SHOWN]]
     captioned_sheet(captioned).save(out / "contact_sheet.png")
 
 

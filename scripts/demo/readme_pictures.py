@@ -44,18 +44,19 @@ def reconstructions(demo: Path) -> Image:
 
 def drawn(demo: Path) -> Image:
     """A row for the first prompt of each tag."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
+    from common.data.images import read_image
     from common.sheets import WRONG, contact_sheet, tile
 
-    rows: dict[str, tuple[str, list[Image.Image]]] = {}
+    rows: dict[str, tuple[str, list[Image]]] = {}
     path = demo / "geneval" / "verdicts.jsonl"
     with refusing(f"{path}: no pictures were judged there", OSError):
         verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for verdict in verdicts:
         prompt, pictures = rows.setdefault(verdict["tag"], (verdict["prompt"], []))
         if prompt == verdict["prompt"] and len(pictures) < COLUMNS:
-            picture = tile(Image.open(demo.joinpath(*Path(verdict["filename"]).parts[-5:])).convert("RGB"))
+            picture = tile(read_image(demo.joinpath(*Path(verdict["filename"]).parts[-5:])))
             inner = ImageOps.crop(picture, FRAME)
             pictures.append(picture if verdict["correct"] else ImageOps.expand(inner, FRAME, WRONG))
     return contact_sheet(list(rows.values()))

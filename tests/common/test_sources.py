@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -134,9 +135,9 @@ def test_shards_are_read_window_by_window(tmp_path: Path) -> None:
 
 
 def test_a_stream_is_read_forward_and_resumes_within_its_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once lengths are known, a resumed lane opens the shard it stopped in, and none before."""
+    """A resumed lane opens the shard it stopped in, and none before, though nobody has read a row: footers tell."""
     from common.data import hub_stream
 
     opened: list[int] = []
@@ -155,12 +156,16 @@ def test_a_stream_is_read_forward_and_resumes_within_its_shard(
     assert sorted(opened) == [0, 1, 2, 3]  # each once
     last = opened[-1]
     opened.clear()
+    shutil.rmtree(cache)
     drawn(open_source(config, 1), range(30, 36))
     assert opened == [last]
 
 
 def test_a_stream_whose_shards_changed_is_refused(tmp_path: Path, cache: Path) -> None:
-    config = make_parquet(tmp_path / "set", [6], streaming=True, stream_block=4)
+    tars = make_shards(tmp_path / "set", [6], mixed=False)
+    config = SourceConfig(
+        kind="hub", path=str(Path(tars.path).parent), image_column="png", streaming=True, stream_block=4
+    )
     drawn(open_source(config), range(12))
     (length,) = cache.rglob("*.txt")
     assert length.read_text() == "6"

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.functional import normalize, to_tensor
 from transformers import BertTokenizer
 
+from common.data.images import open_image
 from common.errors import refusing
 from common.models.weight_files import weights_sha256
 from evals.answers import model_digest
@@ -66,7 +67,7 @@ class MplugJudge:
     def pixels(self, picture: Image.Image) -> torch.Tensor:
         """(1, 3, size, size): squeezed into a square, by CLIP's mean and deviation."""
         size = self._architecture.image_size
-        square = picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        square = open_image(picture).resize((size, size), Image.Resampling.BICUBIC)
         return normalize(to_tensor(square), MEAN, DEVIATION)[None].to(self._device)
 
     def tokens(self, questions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
