@@ -23,14 +23,15 @@ from PIL import Image
 from benchmarks.measure import device_name
 from common.command import described_parser
 from common.data.config import SourceConfig
-from common.data.folder import FolderSource
 from common.models.encoder_loading import build_encoder
 from common.models.vqrae import VQRAE
 from common.training.engine import autocast
 from generation.code_encoder import CodeEncoder
-from generation.codes import CodeFacts
+from generation.codes.facts import CodeFacts
+from generation.codes.jobs import SourceJobs
+from generation.codes.leases import Leases
+from generation.codes.worker import Worker
 from generation.config import GenerationDataConfig
-from generation.extract_codes import extract_source
 
 SHAPES = {
     "paper": {
@@ -123,7 +124,6 @@ def _write_pictures(folder: Path, count: int, side: int) -> Path:
 
 def _extract(pictures: Path, folder: Path, encoder: CodeEncoder, arguments: argparse.Namespace) -> None:
     stated = SourceConfig(kind="folder", path=str(pictures))
-    source = FolderSource(stated)
     config = encoder.vqrae.config
     facts = CodeFacts(
         vqrae_sha256="0" * 64,
@@ -132,9 +132,6 @@ def _extract(pictures: Path, folder: Path, encoder: CodeEncoder, arguments: argp
         image_size=config.image_size,
         crop="center",
         precision=arguments.precision,
-        source={"path": str(pictures)},
-        images=len(source),
-        shard_size=len(source),
     )
     data = GenerationDataConfig(
         image_size=config.image_size,
@@ -143,7 +140,9 @@ def _extract(pictures: Path, folder: Path, encoder: CodeEncoder, arguments: argp
         max_length=config.grid[0] * config.grid[1] + 3,
         prompt_dropout=0.0,
     )
-    extract_source(source, facts, folder, encoder, data, arguments.batch_size)
+    jobs = [SourceJobs(folder, stated, longest=arguments.images)]
+    with Leases(folder / "leases") as leases:
+        Worker(jobs, facts, encoder, data, arguments.batch_size, leases, shows=False).run()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as torch_dist
 
 from common import errors
 from common.errors import UserError
+from common.host_memory import own_segments
 from common.operator_locks import watch_locks
 from common.peers import Peers, ProcessConfig
 
@@ -42,6 +44,23 @@ def start_process(requested: str) -> torch.device:
     Raises:
         UserError: there is no such device.
     """
+    device = own_device(requested)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
+        atexit.register(_leave)
+        limits = ProcessConfig()
+        _join(device, limits)
+    return device
+
+
+def own_device(requested: str = "auto") -> torch.device:
+    """This process's device, for what joins no process group.
+
+    Args:
+        requested: as above.
+
+    Raises:
+        UserError: there is no such device.
+    """
     name = requested if requested != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
@@ -52,10 +71,6 @@ def start_process(requested: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         raise UserError(f"--device {requested}: {str(error).splitlines()[0]}") from error
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch_dist.is_initialized():
-        atexit.register(_leave)
-        limits = ProcessConfig()
-        _join(device, limits)
     return device
 
 
@@ -93,7 +108,9 @@ def start(limits: ProcessConfig | None = None) -> torch.device:
             watch_locks()
         limits = limits or ProcessConfig()
         _join(device, limits)
-        deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
+        with own_segments(gather_objects(uuid4().hex[:12])[0]):
+            deepspeed.init_distributed(_backend(device), auto_mpi_discovery=False, verbose=False)
+            barrier()
     elif _peers is not None and limits is not None:
         _peers.limits = limits
     return device
@@ -128,15 +145,18 @@ def _meet(device: torch.device, limits: ProcessConfig) -> None:
         if is_main():
             lost = f"a process that hangs is found after {limits.collective_timeout:.0f} s only"
             print(f"warning: the processes cannot watch each other ({error}); {lost}", file=sys.stderr)
-    errors.tell_peers = _tell_peers
+    errors.tell_peers, errors.lost_peer = _tell_peers, _lost_peer
 
 
 def _tell_peers(error: BaseException) -> bool:
     """Whether this process is the one to tell that `error` ended it."""
     global _failed
     _failed = True
-    consequence = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
-    return _peers is None or _peers.failed(errors.one_line(error), consequence)
+    return _peers is None or _peers.failed(errors.one_line(error), _lost_peer(error))
+
+
+def _lost_peer(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
 
 
 def end_all(message: str) -> None:

@@ -25,6 +25,13 @@ class UserError(Exception):
     """Something the user gave is wrong. The message is one line and names the file and the field."""
 
 
+class FailedRead(UserError):
+    """Bytes that are there, or should be, could not be had now: `PATH: cannot be read: REASON`.
+
+    Where samples are drawn it is counted and replaced like a damaged picture; elsewhere it is bad input.
+    """
+
+
 NO_MEMORY = re.compile(
     r"out of memory|not enough memory|cannot allocate memory|can't allocate memory|unable to allocate|bad_alloc"
     r"|failed to map segment|os error 12\b|can't start new thread|ALLOC_FAILED",
@@ -74,6 +81,8 @@ def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
 
 tell_peers: Callable[[BaseException], bool] | None = None
 """Set where there are other processes (`common/dist.py`): tells them, and says whether this one is to speak."""
+lost_peer: Callable[[BaseException], bool] | None = None
+"""Set there too: whether the error is one that the end of another process leads to."""
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -106,7 +115,14 @@ def run_cli(main: Callable[[], None]) -> None:
             if speaks:
                 print(f"error: {said}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
-        if speaks:
+        if lost_peer is not None and lost_peer(error):
+            if speaks:  # before anybody knew more of it
+                said = one_line(error)[:LONGEST]
+                print(
+                    f"error: another process of this run is gone, its own error says why ({said})",
+                    file=sys.stderr,
+                )
+        elif speaks:
             raise
         sys.exit(EXIT_OTHER_FAILED)
 

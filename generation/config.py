@@ -99,7 +99,7 @@ class GenerationDataConfig(DataConfig):
     """Pictures with captions, and how they become sequences.
 
     Args:
-        codes: folder of extracted codes, one subfolder for each of `sources`; null encodes while training.
+        codes: folder of extracted codes, those of `sources` among them; null encodes while training.
         max_length: tokens of a sequence: text, N codes and two marks. A longer caption is cut, codes never are.
         prompt_dropout: share of captions left out, for classifier-free guidance.
     """

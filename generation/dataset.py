@@ -14,18 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from common.data.mixture import Mixture
-from common.data.order import dealt, derive_key, permuted
+from common.data.order import dealt, derive_key
 from common.data.stream import training_loader
 from common.data.workers import in_workers
 from common.errors import UserError
 from generation.code_encoder import CodeEncoder
-from generation.codes import CodeFolder, CodeSample
+from generation.codes.library import CodeSource
+from generation.codes.shard import CodeSample
 from generation.config import GenerationDataConfig
 from generation.prompt import prompt_ids
 from generation.vocabulary import VisualVocabulary
@@ -137,22 +139,20 @@ def training_batches(
 
 class CodeStream:
     """The endless training stream of extracted codes, indexed by global position: the mixture of sources that the
-    recipe names, each in its own shuffled order."""
+    recipe names, each in its own shuffled order, a few shards at a time."""
 
     def __init__(self, config: GenerationDataConfig, seed: int, builder: SequenceBuilder) -> None:
         assert config.codes is not None
         self.builder = builder
-        self._folders = [CodeFolder(code_folder(config.codes, n)) for n in range(len(config.sources))]
+        self._sources = [CodeSource.of(Path(config.codes), source) for source in config.sources]
         self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
-        for folder in self._folders:
-            check_codes(folder, config, builder.vocabulary)
+        for source in self._sources:
+            check_codes(source, config, builder.vocabulary)
 
     def sample(self, position: int) -> CodeSample:
         """Raises `UserError` for a damaged shard."""
         number, local, seed = self._mixture[position]
-        folder = self._folders[number]
-        epoch, offset = divmod(local, len(folder))
-        return folder.read(permuted(offset, len(folder), derive_key(seed, "epoch", epoch)))
+        return self._sources[number].sample(local, seed)
 
     def batch(self, positions: list[int]) -> Batch:
         samples = [self.sample(position) for position in positions]
@@ -160,16 +160,11 @@ class CodeStream:
         return self.builder(codes, [sample.caption for sample in samples], positions)
 
 
-def code_folder(root: str, source: int) -> str:
-    """Where the codes of the recipe's n-th source lie."""
-    return f"{root}/source_{source}"
-
-
-def check_codes(folder: CodeFolder, config: GenerationDataConfig, vocabulary: VisualVocabulary) -> None:
+def check_codes(source: CodeSource, config: GenerationDataConfig, vocabulary: VisualVocabulary) -> None:
     """Raises:
     UserError: the codes are those of another VQRAE, of other crops or of another resolution.
     """
-    facts, where = folder.facts, folder.folder
+    facts, where = source.facts, source.root
     vocabulary.check_vqrae(facts.vqrae_sha256, str(where))
     pairs = {
         "codebook_size": (vocabulary.codebook_size, facts.codebook_size),

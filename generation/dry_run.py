@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.training.plan import batch_line, memory_lines, planned_ranks
+from common.training.plan import batch_line, memory_lines, planned_ranks, source_lines
 from generation.config import MARKS, GenerationConfig
 
 
@@ -41,6 +41,7 @@ def plan(config: GenerationConfig, gpus: int | None = None) -> str:
         f"trained          {trained / 1e6:,.1f} M parameters",
         f"frozen           {frozen / 1e6:,.1f} M parameters of the VQRAE",
         f"logits           {logits / 2**30:.2f} GiB of float32 for a micro-batch",
+        *source_lines(config.data.sources, captions=True),
         "memory per GPU   weights, gradients, optimizer and VQRAE, without activations and logits:",
         *memory_lines(config.engine, gpus, trained=trained, beside=fixed),
     ]

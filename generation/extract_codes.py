@@ -1,31 +1,36 @@
 """Encode a recipe's pictures once, before training.
 
-    deepspeed generation/extract_codes.py --config generation/recipes/qwen3_0_6b.yaml
-    python generation/extract_codes.py --config generation/recipes/demo.yaml
+    python generation/extract_codes.py --config generation/recipes/qwen3_0_6b.yaml      # on any GPU of any node
+    deepspeed generation/extract_codes.py --config generation/recipes/qwen3_0_6b.yaml   # one for each GPU of a node
+    python generation/extract_codes.py --config generation/recipes/demo.yaml --captions-only
 
 Every picture of `data.sources`, centre-cropped to `data.image_size`, is encoded by the VQRAE of `model.tokenizer` into
-`data.codes`, from which the recipe then trains. Shards are shared out over all ranks of all nodes. A shard that stands
-there is not made again, so a run that was stopped goes on with any number of ranks; codes of another VQRAE, crop or
-source are refused. Pictures that cannot be read are left out, counted and named.
+`data.codes`, from which the recipe then trains. Any number of processes on any number of nodes that share that folder
+work side by side; they may join, end and be killed at any time, and each ends when all is done.
+
+Called again, it encodes what is new or has changed, and nothing else; captions that were mended are read again. Codes
+of another VQRAE or crop are refused. Pictures that cannot be read are left out, counted and named.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from array import array
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from common.command import positive
 from common.errors import UserError, run_cli
 
 if TYPE_CHECKING:
-    from common.data.sources import IndexedSource
-    from generation.code_encoder import CodeEncoder
-    from generation.codes import CodeFacts
-    from generation.config import GenerationConfig, GenerationDataConfig
+    from collections.abc import Sequence
+
+    from generation.codes.facts import CodeFacts
+    from generation.codes.jobs import SourceJobs
+    from generation.config import GenerationConfig
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "qwen3_0_6b.yaml"
+LONGEST_SHARD = 65536  # 128 MB of codes at 1024 a picture, and as much memory
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,155 +41,131 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key.path=value", help="fields of the recipe to change"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at once (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=32,
+        help="pictures at once, the same in all processes (default: %(default)s)",
+    )
     parser.add_argument(
         "--shard-size",
-        type=int,
-        default=8192,
-        help="pictures of a shard, a multiple of it (default: %(default)s)",
+        type=positive,
+        default=LONGEST_SHARD,
+        help="pictures of a shard at most: a tar or table of more becomes several (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stale-after",
+        type=positive,
+        default=120,
+        metavar="SECONDS",
+        help="a process that was not heard of for so long is dead, and its shard is taken over; the same in all "
+        "processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--captions-only",
+        action="store_true",
+        help="encode nothing: the pictures are the same, though their tars or tables were written anew",
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # DeepSpeed's launcher appends it
     arguments = parser.parse_intermixed_args(argv)
-    if arguments.batch_size < 1 or arguments.shard_size < 1 or arguments.shard_size % arguments.batch_size:
-        raise UserError(
-            f"--shard-size {arguments.shard_size}: expected a multiple of --batch-size {arguments.batch_size}"
-        )
 
     from common.config import load_config
     from generation.config import GenerationConfig
 
     config = load_config(GenerationConfig, arguments.config, arguments.overrides)
-    extract(config, arguments.batch_size, arguments.shard_size)
+    extract(
+        config,
+        arguments.batch_size,
+        arguments.shard_size,
+        stale=arguments.stale_after,
+        captions_only=arguments.captions_only,
+    )
 
 
-def extract(config: GenerationConfig, batch_size: int, shard_size: int) -> None:
-    """All sources of the recipe, one after the other.
+def extract(
+    config: GenerationConfig,
+    batch_size: int,
+    shard_size: int,
+    *,
+    stale: float = 120,
+    captions_only: bool = False,
+) -> None:
+    """This process's part of all sources of the recipe.
+
+    Args:
+        shard_size: pictures of a shard at most.
+        stale: seconds after which a process that was not heard of is dead.
+        captions_only: encode nothing.
 
     Raises:
-        UserError: a source can only be streamed or cannot be opened, what stands in `data.codes` is something else, or
-            too many pictures cannot be read.
+        UserError: a source can only be streamed, cannot be opened or has no captions where they are wanted, what stands
+            in `data.codes` is something else, or too many pictures cannot be read.
     """
     from common import dist
-    from common.data.open import open_indexed
     from common.models.weight_files import state_sha256
     from generation.assemble import assemble_vqrae
     from generation.code_encoder import CodeEncoder
-    from generation.codes import CodeFacts
-    from generation.dataset import code_folder
+    from generation.codes.facts import CodeFacts
+    from generation.codes.jobs import SourceJobs
+    from generation.codes.leases import Leases
+    from generation.codes.worker import Worker
 
     if config.data.codes is None:
         raise UserError("data.codes: expected a folder for the codes, found null")
-    device = dist.start()
+    root, speaks = Path(config.data.codes), os.environ.get("RANK", "0") == "0"
+    device = dist.own_device()
     vqrae = assemble_vqrae(config.model)
-    sha256 = state_sha256(vqrae.state_dict())
-    encoder = CodeEncoder(vqrae.to(device), config.model.tokenizer.precision)
-    for number, stated in enumerate(config.data.sources):
-        source = open_indexed(stated)
-        # How often a source is drawn from, and in which order, is training's affair.
-        described = {
-            key: value
-            for key, value in dataclasses.asdict(stated).items()
-            if key not in ("weight", "window", "streaming", "stream_block")
-        }
-        facts = CodeFacts(
-            vqrae_sha256=sha256,
-            codebook_size=config.model.tokenizer.codebook_size,
-            grid=config.grid,
-            image_size=config.data.image_size,
-            crop=config.data.crop,
-            precision=config.model.tokenizer.precision,
-            source=described,
-            images=len(source),
-            shard_size=shard_size,
-        )
-        extract_source(
-            source, facts, Path(code_folder(config.data.codes, number)), encoder, config.data, batch_size
-        )
-
-
-def extract_source(
-    source: IndexedSource,
-    facts: CodeFacts,
-    folder: Path,
-    encoder: CodeEncoder,
-    data: GenerationDataConfig,
-    batch_size: int,
-) -> None:
-    """This rank's share of one source's missing shards: each rank takes every world-th of them."""
-    from tqdm import tqdm
-
-    from common import dist
-    from common.data.corrupt import CorruptCounter
-    from common.data.evaluation import EvaluationLoader
-    from generation.codes import MANIFEST, shard_path, write_shard
-
-    _claim(folder, facts)
-    missing = [number for number in range(facts.shards) if not shard_path(folder, number).is_file()]
-    dist.barrier()  # all ranks have seen the same missing shards before the first writes one
-    mine = missing[dist.rank() :: dist.world()]
-    # One loader for all of them: batches never span two shards, since the batch size divides theirs.
-    images = array("q")
-    for number in mine:
-        images.extend(range(number * facts.shard_size, min((number + 1) * facts.shard_size, facts.images)))
-    loader = EvaluationLoader(
-        source=source,
-        images=images,
-        size=data.image_size,
-        batch=batch_size,
-        workers=data.workers,
-        skip_corrupt=True,
-        max_pixels=data.max_pixels,
+    facts = CodeFacts(
+        vqrae_sha256=state_sha256(vqrae.state_dict()),
+        codebook_size=config.model.tokenizer.codebook_size,
+        grid=config.grid,
+        image_size=config.data.image_size,
+        crop=config.data.crop,
+        precision=config.model.tokenizer.precision,
     )
-    corrupt = CorruptCounter(data.max_corrupt_share)
-    shard: dict[str, list[Any]] = {"codes": [], "captions": [], "keys": [], "skipped": []}
-    left = iter(mine)
-    seen = 0
-    with tqdm(total=len(images), unit="image", desc=folder.name, disable=not dist.is_main()) as bar:
-        for batch in loader:
-            if batch["key"]:
-                shard["codes"] += list(encoder(batch["pixels"]).cpu().numpy())
-            shard["captions"] += batch["caption"]
-            shard["keys"] += batch["key"]
-            shard["skipped"] += batch["skipped"]
-            count = len(batch["key"]) + len(batch["skipped"])
-            corrupt.add(batch["skipped"], count)
-            seen += count
-            bar.update(count)
-            if seen % facts.shard_size == 0 or seen == len(images):
-                corrupt.check()
-                write_shard(shard_path(folder, next(left)), facts, **shard)
-                shard = {name: [] for name in shard}
-    dist.barrier()
-    if dist.is_main():
-        print(f"{folder / MANIFEST}: {_summary(folder, facts)}")
+    _claim(root, facts)
+    sources = [SourceJobs(root, stated, shard_size, captions_only) for stated in config.data.sources]
+    encoder = CodeEncoder(vqrae.to(device), config.model.tokenizer.precision)
+    with Leases(root / "leases", stale) as leases:
+        Worker(sources, facts, encoder, config.data, batch_size, leases, shows=speaks).run()
+        leases.forget(job.shard for jobs in sources for job in jobs.jobs)
+        lines = [jobs.finish(config.data.max_corrupt_share) for jobs in sources]
+    if speaks:
+        print(*(f"{root}: {line}" for line in [*lines, *_left(root, sources)]), sep="\n")
 
 
-def _claim(folder: Path, facts: CodeFacts) -> None:
+def _claim(root: Path, facts: CodeFacts) -> None:
     """Take the folder for these codes, or find that it is theirs already.
 
     Raises:
         UserError: it holds other codes, or cannot be made.
     """
-    from common import dist
     from common.files import write_text
-    from generation.codes import MANIFEST, read_facts
+    from generation.codes.facts import MANIFEST, read_facts, refuse_former
 
-    manifest = folder / MANIFEST
-    if manifest.is_file():
-        read_facts(folder).check(facts, manifest)
-    dist.barrier()
-    if dist.is_main() and not manifest.is_file():
-        write_text(manifest, facts.to_json())
-    dist.barrier()
+    refuse_former(root)
+    if not (root / MANIFEST).is_file():
+        write_text(root / MANIFEST, facts.to_json())
+    read_facts(root).check(facts, root / MANIFEST)
 
 
-def _summary(folder: Path, facts: CodeFacts) -> str:
-    from generation.codes import open_shard, shard_path
+def _left(root: Path, sources: Sequence[SourceJobs]) -> list[str]:
+    """Lines about what is there beside the codes of this recipe's sources."""
+    from generation.codes.record import described, name_of_source, record_path, records, unused_files
 
-    shards = [open_shard(shard_path(folder, number)) for number in range(facts.shards)]
-    skipped = [line for shard in shards for line in shard.skipped]
-    pictures = f"{sum(map(len, shards)):,} pictures in {len(shards):,} shards"
-    return pictures + (f"; {len(skipped):,} left out, the first: {skipped[0]}" if skipped else "")
+    mine = {record_path(root, described(jobs.stated)) for jobs in sources}
+    others = [name_of_source(record.source) for path, record in records(root).items() if path not in mine]
+    unused = unused_files(root)
+    lines = []
+    if others:
+        lines.append(f"codes of other sources stay: {', '.join(others)}")
+    if unused:
+        size = sum(path.stat().st_size for path in unused if path.is_file()) / 1e6
+        lines.append(
+            f"{len(unused):,} files ({size:,.1f} MB) are of no source as it is now; `vqrae codes prune {root}` removes "
+            "them"
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from common.data.accounts import numbered
 from common.data.config import SourceConfig
 from common.training.beginnings import (
     schedule_warnings,
+    told_sources,
     try_file,
     try_held_out,
     try_model,
@@ -22,7 +24,7 @@ from tokenizer.config import TokenizerConfig
 
 
 def begin(run: Path, config: TokenizerConfig) -> list[str]:
-    """Try everything; returns the warnings.
+    """Try everything, on all ranks together; returns the warnings.
 
     Raises:
         UserError: something is not there, cannot be written, or there is no room for it.
@@ -38,9 +40,8 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
         try_file("evaluation.inception_weights", config.evaluation.inception_weights)
     try_sources("data.sources", config.data.sources)
     images, limit = config.evaluation.images, config.evaluation.limit
-    if images is not None:
-        source = SourceConfig(kind="folder", path=images)
-        try_held_out("evaluation.images", source, config.data.image_size, limit, strict=True)
+    held_out = SourceConfig(kind="folder", path=images, unconditional=True) if images is not None else None
+    notices = try_held_out("evaluation.images", held_out, config.data, limit)
     model = model_on_meta(config.model)
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rests = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -49,7 +50,8 @@ def begin(run: Path, config: TokenizerConfig) -> list[str]:
     judges = sum(p.numel() for p in critic.parameters()) if critic else 0
     size = checkpoint_bytes(learns, rests, config.ema) + checkpoint_bytes(judges)
     try_room(run, size, 4.0 * (learns + rests), config.checkpoint, config.steps)
-    return warnings(config)
+    told = told_sources(numbered("data.sources", config.data.sources), captions=False)
+    return [*notices, *warnings(config), *told]
 
 
 def warnings(config: TokenizerConfig) -> list[str]:

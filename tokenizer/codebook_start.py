@@ -99,7 +99,9 @@ def start_from_data(model: VQRAE, config: TokenizerConfig, device: torch.device)
         UserError: too few tokens for so many codes.
     """
     settings = config.model.codebook_start
-    loader = training_loader(config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, 0)
+    loader = training_loader(
+        config.data, config.seed, dist.rank(), dist.world(), config.batch.micro_size, captions=False
+    )
     rounds = -(-settings.images // (config.batch.micro_size * dist.world()))
     per_rank = -(-settings.tokens_per_code * config.model.codebook_size // dist.world())
     statistics = FeatureStatistics(model.encoder.width, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.training.plan import batch_line, memory_lines, planned_ranks
+from common.training.plan import batch_line, memory_lines, planned_ranks, source_lines
 from tokenizer.config import TokenizerConfig
 
 
@@ -34,6 +34,7 @@ def plan(config: TokenizerConfig, gpus: int | None = None) -> str:
         f"codebook         {config.model.codebook_size:,} x {config.model.codebook_dim}",
         f"trained          {trained / 1e6:,.1f} M parameters, discriminator {critic_size / 1e6:,.1f} M",
         f"frozen           {frozen / 1e6:,.1f} M parameters, teacher {teacher / 1e6:,.1f} M",
+        *source_lines(config.data.sources, captions=False),
         "memory per GPU   weights, gradients, optimizer and averages, without activations and perceptual networks:",
         *memory_lines(config.engine, gpus, trained=trained + critic_size, frozen=still, beside=average),
     ]

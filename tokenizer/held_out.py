@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from common import dist
+from common.data.corrupt import CorruptCounter
 from common.data.evaluation import evaluation_loader
 from common.data.images import to_float, to_pil
 from common.errors import refusing
@@ -24,9 +25,16 @@ from tokenizer.distances import Distances
 
 @torch.no_grad()
 def evaluate(
-    model: VQRAE, config: TokenizerConfig, device: torch.device, distances: Distances
+    model: VQRAE,
+    config: TokenizerConfig,
+    device: torch.device,
+    distances: Distances,
+    say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """PSNR, SSIM, `distances`, usage, perplexity over `evaluation.images`; every image once over all ranks.
+
+    What cannot be read is left out: its number is `skipped`, where there is any, and a line to `say` names it. That
+    too much of it is so was found at the start; a disk that fails in the middle of a run does not end it.
 
     Raises:
         UserError: the images are too few to be measured so.
@@ -38,13 +46,17 @@ def evaluate(
         distances=distances.of_pictures,
         frechet=distances.of_sets,
     )
+    unread = CorruptCounter(1.0, what="held-out images")
     with evaluating(model):
-        for pixels in until_stopped(held_out_batches(config, device)):
+        for pixels in until_stopped(held_out_batches(config, device, unread)):
             with autocast(config.engine.precision, device):
                 output = model(pixels, quantize=config.model.quantize)
             metrics.update(pixels, output.reconstruction.float(), output.codes)
+    skipped, told = unread.check_together()
+    if skipped:
+        say(told)
     with refusing(f"{config.evaluation.images}: evaluation.images", ValueError):
-        return dict(metrics.compute())
+        return dict(metrics.compute()) | ({"skipped": skipped} if skipped else {})
 
 
 @torch.no_grad()
@@ -59,12 +71,15 @@ def first_images(config: TokenizerConfig, device: torch.device, count: int = 16)
     """The first pictures of the held-out set, on rank 0; the same ones at every step of a run."""
     if not dist.is_main() or config.evaluation.images is None:
         return None
-    loader = evaluation_loader(config.evaluation.images, config.data.image_size, count, 0, 1, limit=count)
-    return to_float(next(iter(loader))["pixels"].to(device))
+    images, size = config.evaluation.images, config.data.image_size
+    pixels = next(iter(evaluation_loader(images, size, count, limit=count, skip_corrupt=True)))["pixels"]
+    return to_float(pixels.to(device)) if len(pixels) else None
 
 
-def held_out_batches(config: TokenizerConfig, device: torch.device) -> Iterator[Tensor]:
-    """This rank's share of the held-out set, float (B, 3, S, S) in [0, 1]."""
+def held_out_batches(
+    config: TokenizerConfig, device: torch.device, unread: CorruptCounter
+) -> Iterator[Tensor]:
+    """This rank's share of the held-out set, float (B, 3, S, S) in [0, 1]; counts into `unread` what it lacks."""
     assert config.evaluation.images is not None
     loader = evaluation_loader(
         config.evaluation.images,
@@ -73,6 +88,10 @@ def held_out_batches(config: TokenizerConfig, device: torch.device) -> Iterator[
         dist.rank(),
         dist.world(),
         limit=config.evaluation.limit,
+        skip_corrupt=True,
+        max_pixels=config.data.max_pixels,
     )
     for batch in loader:
-        yield to_float(batch["pixels"].to(device, non_blocking=True))
+        unread.add(batch["skipped"], len(batch["key"]) + len(batch["skipped"]))
+        if batch["key"]:
+            yield to_float(batch["pixels"].to(device, non_blocking=True))

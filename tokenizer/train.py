@@ -119,7 +119,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
 
     def stream() -> Iterator[Batch]:
         share = (dist.rank(), dist.world(), config.batch.micro_size)
-        return iter(training_loader(config.data, config.seed, *share, progress.position))
+        return iter(training_loader(config.data, config.seed, *share, progress.position, captions=False))
 
     batches = stream()
     reporter = Reporter(run, config.logging, config.steps, progress.step)
@@ -227,7 +227,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
                     picture = reconstruction_grid(model, shown, config)
                     reporter.picture(step, picture, run / "pictures" / f"step_{step:08d}.png")
                 if due.evaluation:
-                    scores = evaluate(model, config, device, distances)
+                    scores = evaluate(model, config, device, distances, reporter.say)
                     reporter.line(step, scores, kind="evaluation")
                     best.offer(step, scores)
 

@@ -216,6 +216,7 @@ def assemble_plan(config: UnderstandingConfig, dataset: ConversationDataset) -> 
         seed=config.seed,
         group=config.data.group,
         pack_length=config.data.max_length if config.data.packing else None,
+        spans=dataset.spans,
     )
 
 

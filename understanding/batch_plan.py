@@ -6,19 +6,21 @@ whatever the number of ranks; ranks take micro-batches from it in turn. So a run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from common.data.order import derive_key
+from understanding.weighting import Span, permutation, samples_of, weighted
 
 Unit = tuple[int, ...]
 OPEN_PACKS = 64  # packs that first-fit looks at; more fill them hardly better
 
 
 class BatchPlan:
-    """The batches of a run, epoch after epoch; each usable sample comes once in each.
+    """The batches of a run, epoch after epoch; each usable sample comes once in each, or as its source's weight says
+    (see `weighting`).
 
     With a `group`, the units of a global batch stand by length, so that similar ones meet in a micro-batch and on all
     ranks at once; which units the batch holds is still drawn from the whole set. With `modality_length` they are also
@@ -36,12 +38,14 @@ class BatchPlan:
         seed: int,
         group: Literal["none", "length", "modality_length"] = "none",
         pack_length: int | None = None,
+        spans: Sequence[Span] | None = None,
     ) -> None:
         """
         Args:
             lengths: tokens of each sample. images: how many images it has. usable: bool, which samples take part.
             global_size: units of a step, all ranks and accumulation together.
             pack_length: lay samples in packs of at most so many tokens; None packs nothing.
+            spans: of the sources, which lie behind each other; None is one of weight 1.
 
         Raises:
             ValueError: no sample is usable.
@@ -50,6 +54,7 @@ class BatchPlan:
         self._usable = np.flatnonzero(usable)
         if not len(self._usable):
             raise ValueError("no sample is usable")
+        self._sources = weighted(self._usable, spans if spans is not None else [(0, len(usable), 1.0)])
         self._global_size, self._seed, self._group = global_size, seed, group
         self._pack_length = pack_length
         self._starts = [0]  # the first step of each epoch that is known
@@ -83,7 +88,7 @@ class BatchPlan:
     def _start(self, epoch: int) -> int:
         """The first step of an epoch; how many packs an epoch has depends on its order."""
         if self._pack_length is None:
-            return epoch * -(-len(self._usable) // self._global_size)
+            return epoch * -(-sum(source.drawn for source in self._sources) // self._global_size)
         while len(self._starts) <= epoch:
             self._starts.append(self._starts[-1] + len(_draw_epoch(self, len(self._starts) - 1)))
         return self._starts[epoch]
@@ -115,7 +120,8 @@ class _Epoch:
 
 @lru_cache(maxsize=4)  # at an epoch's turn, two are in use
 def _draw_epoch(plan: BatchPlan, epoch: int) -> _Epoch:
-    order = plan._usable[_permutation(len(plan._usable), plan._seed, "samples", epoch)]
+    samples = samples_of(plan._sources, plan._seed, epoch)
+    order = samples[permutation(len(samples), plan._seed, "samples", epoch)]
     kinds = [order]
     if plan._group == "modality_length":
         seen = plan._images[order] > 0
@@ -138,7 +144,7 @@ def _draw_epoch(plan: BatchPlan, epoch: int) -> _Epoch:
         whole = len(units) - len(units) % size
         batches += np.split(units[:whole], whole // size) if whole else []
         rest.append(units[whole:])
-    batches = [batches[turn] for turn in _permutation(len(batches), plan._seed, "batches", epoch)]
+    batches = [batches[turn] for turn in permutation(len(batches), plan._seed, "batches", epoch)]
     left = np.concatenate(rest)
     batches += [left[start : start + size] for start in range(0, len(left), size)]
     flat, ends = np.concatenate(members), np.cumsum(np.concatenate(sizes))
@@ -171,9 +177,3 @@ def pack(order: np.ndarray, lengths: np.ndarray, pack_length: int) -> tuple[np.n
             first = max(0, len(packs) - OPEN_PACKS)
     samples = np.array([index for members in packs for index in members], np.int64)
     return samples, np.array([len(members) for members in packs], np.int64)
-
-
-def _permutation(length: int, *key: int | str) -> np.ndarray:
-    """Of `range(length)`, drawn by NumPy's legacy generator, whose streams are frozen across versions (NEP 19)."""
-    words = np.frombuffer(derive_key(*key).to_bytes(8, "little"), np.uint32)
-    return np.random.RandomState(words).permutation(length)

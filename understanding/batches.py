@@ -40,6 +40,8 @@ class Batch(TypedDict):
     """`SOURCE: ID: reason` of the samples that were left out of it."""
     samples: int
     """Samples that were drawn for it, skipped ones included."""
+    indices: list[int]
+    """Of those that are in it, in the data set."""
 
 
 def collate(samples: Sequence[Sample], pad_id: int, no_pixels: Tensor, packed: bool) -> Batch:
@@ -83,6 +85,7 @@ def collate(samples: Sequence[Sample], pad_id: int, no_pixels: Tensor, packed: b
         pixel_values=torch.cat([no_pixels, *(sample.pixel_values for sample in samples)]),
         skipped=[],
         samples=len(samples),
+        indices=[],
     )
 
 
@@ -90,13 +93,15 @@ def read_batch(dataset: ConversationDataset, units: Sequence[Unit], packed: bool
     """The micro-batch of these units; samples that cannot be read are left out of it and named."""
     samples: list[Sample] = []
     skipped: list[str] = []
+    indices: list[int] = []
     for index in (index for unit in units for index in unit):
         try:
             samples.append(dataset.read(index))
+            indices.append(index)
         except BadSample as problem:
             skipped.append(dataset.describe(index, problem))
     batch = collate(samples, dataset.pad_id, dataset.no_pixels, packed)
-    batch["skipped"], batch["samples"] = skipped, len(samples) + len(skipped)
+    batch["skipped"], batch["samples"], batch["indices"] = skipped, len(samples) + len(skipped), indices
     return batch
 
 

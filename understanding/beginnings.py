@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from common.data.blobs import listed, stat
 from common.errors import UserError, refusing
 from common.training.beginnings import schedule_warnings, try_model, try_room, try_run
 from common.training.optim import warmup_steps
 from common.training.plan import checkpoint_bytes
 from understanding.config import ConversationSource, UnderstandingConfig
 from understanding.sizes import count_parameters
+
+if TYPE_CHECKING:
+    from understanding.dataset import ConversationDataset
 
 
 def begin(run: Path, config: UnderstandingConfig) -> None:
@@ -36,9 +41,13 @@ def begin(run: Path, config: UnderstandingConfig) -> None:
 
 def _try_source(field: str, source: ConversationSource) -> None:
     with refusing(field, UserError):
-        if not Path(source.annotations).is_file():
+        if source.kind == "json" and not Path(source.annotations).is_file():
             raise UserError(f"{source.annotations}: annotations: no such file")
-        if not Path(source.images).is_dir():
+        if source.kind in ("parquet", "shards"):
+            suffix, what = (".parquet", "parquet files") if source.kind == "parquet" else (".tar", "shards")
+            for path in listed(source.annotations, (suffix,), what):
+                stat(path)
+        if source.images is not None and not Path(source.images).is_dir():
             raise UserError(f"{source.images}: images: no such folder")
 
 
@@ -56,3 +65,16 @@ def warnings(config: UnderstandingConfig, steps: int) -> list[str]:
     if config.evaluation.source is None:
         lines.append("warning: evaluation.source: null, so logging.evaluate_every does nothing")
     return lines
+
+
+def account_lines(dataset: ConversationDataset) -> list[str]:
+    """A line for each source: how many samples it has, what is left out, what its records hold and is not read."""
+    return [
+        "; ".join(
+            [
+                f"{name}: {account.samples:,} samples",
+                *(f"{n:,} {what}" for what, n in account.left_out.items()),
+            ]
+        )
+        for name, account in dataset.accounts()
+    ]

@@ -121,17 +121,42 @@ class ModelConfig:
 
 @configclass
 class ConversationSource:
-    """LLaVA's format: a JSON list (or JSON Lines) of `id`, `image` and `conversations`.
+    """One set of conversations, of any layout that `understanding/layouts.py` knows.
 
     Args:
-        annotations: the file. images: the folder that its `image` paths start from.
+        annotations: where they lie, by kind: `json`, a file (LLaVA's list, JSON Lines); `parquet`, `shards` (WebDataset
+            tars), a folder, a glob or a brace range; `hub`, a Hugging Face id or folder.
+        images: the folder that paths of pictures start from; null is the one that `annotations` lies in.
         samples: how many it holds, as published; dry runs count steps with it, and another number is an error. Null
             takes what is there.
+        weight: how often each of its samples comes in an epoch; with 0.5, every other time.
+        image_column: the field of the pictures (of shards, their ending). conversation_column: the field of the turns.
+            Null takes the usual names.
+        max_damaged_shards: of shards, those that may be left out because they cannot be read, of all.
+        subset, split, revision: of a hub's dataset.
     """
 
     annotations: str
-    images: str
+    images: str | None = None
     samples: Count | None = None
+    kind: Literal["json", "parquet", "hub", "shards"] = "json"
+    weight: Rate = 1.0
+    image_column: str | None = None
+    conversation_column: str | None = None
+    max_damaged_shards: Share = 0.01
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.annotations:
+            raise ValueError(
+                "annotations: expected a file, a folder, a pattern or a dataset, found an empty string"
+            )
+        if self.kind != "hub" and (self.subset, self.split, self.revision) != (None, "train", None):
+            raise ValueError(
+                f"subset, split, revision: only `hub` sources have them, found kind {self.kind!r}"
+            )
 
 
 @configclass

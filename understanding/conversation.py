@@ -1,4 +1,4 @@
-"""From a LLaVA record to token ids and what is learned of them.
+"""From a record to token ids and what is learned of them.
 
 The learned part is read off the chat template's generation marks, through the offsets of one tokenisation of the
 whole text: nothing is ever tokenised twice and compared. A record that cannot be trained on is a `BadSample`.
@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import one_line
+from common.errors import LONGEST, UserError, one_line, out_of_memory
+from understanding.layouts import USUAL, BadSample, Fields, Picture, read_layout
 from understanding.templates import IMAGE_TOKEN
 
 if TYPE_CHECKING:  # transformers takes seconds to load
     from transformers import PreTrainedTokenizerFast
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-
-
-class BadSample(Exception):
-    """A sample that is left out. `reason` is what samples are counted by; `detail` is about this one."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
+__all__ = ["BadSample", "Conversation", "Encoded", "encode", "encode_all", "questions", "read_conversation"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +30,18 @@ class Conversation:
     """What a record says.
 
     Args:
-        images: paths, in the order of their placeholders. messages: `role` (system, user or assistant) and `content`,
-            which holds an `<image>` for every image; where there is none, `<image>` is a word like others.
+        images: paths, URLs or encoded pictures, in the order of their placeholders.
+        messages: `role` (system, user or assistant) and `content`, which holds an `<image>` for every image; where
+            there is none, `<image>` is a word like others.
+        unmentioned: no message of the record mentioned its images.
+        unread: the fields of the record that hold something and are not read.
     """
 
     id: str
-    images: tuple[str, ...]
+    images: tuple[Picture, ...]
     messages: tuple[dict[str, str], ...]
+    unmentioned: bool = False
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,35 +52,33 @@ class Encoded:
     learned: np.ndarray
 
 
-def read_conversation(record: Any) -> Conversation:
-    """The conversation of one record of a LLaVA file: `id`, `image` (a path, several, or none) and `conversations`.
+def read_conversation(record: Any, fields: Fields = USUAL) -> Conversation:
+    """The conversation of one record, of any layout that `layouts` knows.
 
-    What LLaVA trains on is trained on in its way (decision 18): a first answer that nothing asks for is dropped, a
-    message that mentions a single image begins with it, once, and an image that no message mentions is not shown.
+    What LLaVA trains on is trained on in its way (decision 18): a first answer that nothing asks for is dropped, and a
+    message that mentions a single image begins with it, once. Images that no message mentions stand before the first
+    question.
 
     Raises:
-        BadSample: not of that form, roles unknown or out of turn, or placeholders that do not match the images.
+        BadSample: not of a known layout, roles unknown or out of turn, or placeholders that do not match the images.
     """
-    if not isinstance(record, dict):
-        raise BadSample("not a record", f"expected a mapping, found {type(record).__name__}")
-    images = _images(record.get("image"))
-    turns = record.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise BadSample("empty conversation")
-    messages = [_message(turn) for turn in turns]
-    system, messages = _split_system(messages, bool(images))
+    told = read_layout(record, fields)
+    images = tuple(told.images)
+    system, messages = _split_system(told.messages, bool(images))
     if messages and messages[0]["role"] == "assistant":
         messages = messages[1:]
     _check_turns(messages)
     if len(images) == 1:
         messages = [_image_first(message) for message in messages]
     placeholders = sum(message["content"].count(IMAGE_TOKEN) for message in messages)
-    if images and not placeholders:
-        images = ()
-    if images and placeholders != len(images):
+    unmentioned = bool(images) and not placeholders
+    if unmentioned:
+        messages[0] = _with_images(messages[0], len(images))
+    elif images and placeholders != len(images):
         more = "more" if placeholders > len(images) else "fewer"
         raise BadSample(f"{more} image placeholders than images", f"{placeholders} for {len(images)}")
-    return Conversation(str(record.get("id", "")), images, (*system, *messages))
+    unread = tuple(dict.fromkeys(told.unread))
+    return Conversation(told.id, images, (*system, *messages), unmentioned, unread)
 
 
 def questions(messages: Sequence[dict[str, str]]) -> Iterator[tuple[list[dict[str, str]], str]]:
@@ -89,25 +86,6 @@ def questions(messages: Sequence[dict[str, str]]) -> Iterator[tuple[list[dict[st
     for place, turn in enumerate(messages):
         if turn["role"] == "assistant":
             yield list(messages[:place]), turn["content"]
-
-
-def _images(value: Any) -> tuple[str, ...]:
-    paths = value if isinstance(value, list) else [value] if value else []
-    if not all(isinstance(path, str) and path for path in paths):
-        raise BadSample("image is no path", repr(value)[:100])
-    return tuple(paths)
-
-
-def _message(turn: Any) -> dict[str, str]:
-    if not isinstance(turn, dict):
-        raise BadSample("not a turn", f"expected a mapping of from and value, found {type(turn).__name__}")
-    speaker, value = turn.get("from"), turn.get("value")
-    role = ROLES.get(speaker) if isinstance(speaker, str) else None
-    if role is None:
-        raise BadSample("unknown role", repr(speaker)[:100])
-    if not isinstance(value, str):
-        raise BadSample("a message without text", repr(value)[:100])
-    return {"role": role, "content": value}
 
 
 def _split_system(
@@ -130,8 +108,11 @@ def _check_turns(messages: list[dict[str, str]]) -> None:
 def _image_first(message: dict[str, str]) -> dict[str, str]:
     if IMAGE_TOKEN not in message["content"]:
         return message
-    text = message["content"].replace(IMAGE_TOKEN, "").strip()
-    return {**message, "content": f"{IMAGE_TOKEN}\n{text}".strip()}
+    return _with_images({**message, "content": message["content"].replace(IMAGE_TOKEN, "")}, 1)
+
+
+def _with_images(message: dict[str, str], count: int) -> dict[str, str]:
+    return {**message, "content": (f"{IMAGE_TOKEN}\n" * count + message["content"].strip()).strip()}
 
 
 def encode(
@@ -183,17 +164,17 @@ def _encode_alike(
     image_tokens: int,
     max_length: int,
 ) -> list[Encoded | BadSample]:
-    from jinja2 import TemplateError
-
     try:
         batch = text_tokenizer.apply_chat_template(
             [list(conversation.messages) for conversation in conversations],
             return_dict=True,
             return_assistant_tokens_mask=True,
         )
-    except TemplateError as error:
+    except Exception as error:  # the template refuses one of them, or a library meets what it cannot take
+        if isinstance(error, UserError) or out_of_memory(error):
+            raise
         if len(conversations) == 1:
-            return [BadSample("refused by the template", one_line(error))]
+            return [_refused(error)]
         middle = len(conversations) // 2
         return [
             result
@@ -214,6 +195,31 @@ def _encode_alike(
         except BadSample as problem:
             results.append(problem)
     return results
+
+
+def _refused(error: Exception) -> BadSample:
+    from jinja2 import TemplateError
+
+    if isinstance(error, TemplateError):
+        return BadSample("refused by the template", one_line(error))
+    return refused(error)
+
+
+def refused(error: Exception) -> BadSample:
+    return BadSample("refused by a library", f"{type(error).__name__}: {one_line(error)}"[:LONGEST])
+
+
+@contextmanager
+def last_net() -> Iterator[None]:
+    """Inside, what a library raises in its own way for a single sample costs that sample: it becomes a `BadSample`."""
+    try:
+        yield
+    except (BadSample, UserError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise refused(error) from error
 
 
 def _check_text(conversation: Conversation, controls: re.Pattern[str]) -> None:

@@ -1,7 +1,7 @@
 """Conversations and their images: the samples that understanding trains on.
 
-Which samples take part follows from the annotations alone. Images are opened when their sample is read; one that
-cannot be is left out then, and listed.
+Which samples take part follows from their records alone. Images are opened when their sample is read; one that cannot
+be is left out then, and listed.
 """
 
 from __future__ import annotations
@@ -9,24 +9,29 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common import dist
+from common.data.sources import Account
 from common.errors import UserError
-from understanding.annotations import Annotations
 from understanding.config import ConversationSource, UnderstandingConfig
-from understanding.conversation import BadSample, Conversation, Encoded, encode, read_conversation
-from understanding.skipped import SkippedList, open_listed
+from understanding.conversation import BadSample, Conversation, Encoded, encode, last_net, read_conversation
+from understanding.record_index import RecordIndex
+from understanding.records.open import fields_of, open_records
+from understanding.skipped import SkippedList, located, open_listed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import PreTrainedTokenizerFast
+
+NAMED = 200  # characters of an id
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ class ConversationDataset:
         self.sources = tuple(sources)
         self._encoding = (text_tokenizer, image_tokens, max_length)
         self._to_pixels, self._image_size = to_pixels, image_size
-        self._annotations = [Annotations(source.annotations, *self._encoding) for source in sources]
+        self._indices = [
+            RecordIndex(open_records(source), fields_of(source), *self._encoding) for source in sources
+        ]
         self._rows = [rows[:limit] for rows in self._read_indices()]
         # The tokenizer has used its threads, which workers that are forked from now on do not have.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -117,10 +124,10 @@ class ConversationDataset:
 
     def _read_indices(self) -> list[np.ndarray]:
         if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            for annotations in self._annotations:
-                annotations.rows()
+            for index in self._indices:
+                index.rows()
         dist.barrier()
-        tables = [annotations.rows() for annotations in self._annotations]
+        tables = [index.rows() for index in self._indices]
         for source, rows in zip(self.sources, tables, strict=True):
             if source.samples is not None and source.samples != len(rows):
                 raise UserError(
@@ -130,6 +137,13 @@ class ConversationDataset:
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    @property
+    def spans(self) -> list[tuple[int, int, float]]:
+        """Of each source: its first sample, the one behind its last, and its weight."""
+        starts = [0, *self._ends[:-1]]
+        weights = [source.weight for source in self.sources]
+        return list(zip(starts, self._ends, weights, strict=True))
 
     @property
     def no_pixels(self) -> Tensor:
@@ -144,7 +158,10 @@ class ConversationDataset:
         """Raises:
         BadSample: it is none.
         """
-        return read_conversation(self._record(index))
+        source, row = self._locate(index)
+        with last_net():
+            record = self._indices[source].record(self._rows[source][row])
+            return read_conversation(record, self._indices[source].fields)
 
     def encode(self, index: int) -> Encoded:
         """Raises:
@@ -158,23 +175,41 @@ class ConversationDataset:
         """
         conversation = self.conversation(index)
         encoded = encode(conversation, *self._encoding)
-        pixels = [self._to_pixels(open_listed(path)) for path in self.image_paths(index, conversation)]
+        with last_net():
+            pixels = [self._to_pixels(open_listed(picture)) for picture in self.pictures(index, conversation)]
         return Sample(encoded.ids, encoded.learned, torch.stack(pixels) if pixels else self.no_pixels)
 
-    def image_paths(self, index: int, conversation: Conversation) -> list[Path]:
-        folder = Path(self.sources[self._locate(index)[0]].images)
-        return [folder / path for path in conversation.images]
+    def pictures(self, index: int, conversation: Conversation) -> list[Path | str | bytes]:
+        """Those of a sample, as `open_listed` takes them: a file, a URL, or what is encoded in the record."""
+        source = self.sources[self._locate(index)[0]]
+        return [
+            picture if isinstance(picture, bytes) else located(picture, source.images, source.annotations)
+            for picture in conversation.images
+        ]
 
     def name(self, index: int) -> str:
         """`SOURCE: ID`; a record without an id is named by its place."""
         source, row = self._locate(index)
-        record = self._record(index)
-        key = record.get("id") if isinstance(record, dict) else None
-        return f"{self.sources[source].annotations}: {f'record {row}' if key is None else key}"
+        key = None
+        with suppress(BadSample), last_net():
+            record = self._indices[source].record(self._rows[source][row])
+            key = record.get("id") if isinstance(record, dict) else None
+        return f"{self.sources[source].annotations}: {f'record {row}' if key is None else str(key)[:NAMED]}"
 
     def describe(self, index: int, problem: BadSample) -> str:
-        """`SOURCE: ID: reason`, on one line."""
-        return " ".join(f"{self.name(index)}: {problem}".split())
+        """`SOURCE: ID: reason`, on one line that can be written down."""
+        said = " ".join(f"{self.name(index)}: {problem}".split())
+        return said.encode("utf-8", "backslashreplace").decode()
+
+    def accounts(self) -> list[tuple[str, Account]]:
+        """Each source by name: the samples that can be trained on, and what becomes of the others."""
+        told = []
+        for source, index, rows in zip(self.sources, self._indices, self._rows, strict=True):
+            usable = int((rows["learned"] > 0).sum())
+            told.append(
+                (source.annotations, Account(usable, None, index.counts().left_out(len(rows) - usable)))
+            )
+        return told
 
     def problems(self) -> Iterator[tuple[int, BadSample]]:
         """The samples that are unusable by their annotations, and why; found out anew, since they are few."""
@@ -199,10 +234,6 @@ class ConversationDataset:
                 f"{number} of {len(self)} samples cannot be trained on, more than data.max_skipped_share allows "
                 f"({max_share}); the first: {self.describe(index, problem)}"
             )
-
-    def _record(self, index: int) -> Any:
-        source, row = self._locate(index)
-        return self._annotations[source].record(self._rows[source][row])
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The source of a sample, and its row there."""

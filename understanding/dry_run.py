@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from common.training.optim import warmup_steps
 from common.training.plan import batch_line, memory_lines, planned_ranks
 from understanding.config import UnderstandingConfig
+from understanding.weighting import drawn
 
 if TYPE_CHECKING:
     from understanding.sizes import ParameterCounts
@@ -52,7 +53,10 @@ def plan(config: UnderstandingConfig, gpus: int | None = None) -> str:
 
 def _steps(config: UnderstandingConfig) -> str:
     stated = [source.samples for source in config.data.sources]
-    samples = sum(count for count in stated if count is not None)
+    weights = [source.weight for source in config.data.sources]
+    samples = sum(
+        drawn(count, weight) for count, weight in zip(stated, weights, strict=True) if count is not None
+    )
     if None in stated:
         return "follow from the data; state data.sources.*.samples to see them here"
     if config.data.packing:

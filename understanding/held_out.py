@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LlavaProcessor
 
 from common import dist
+from common.data.corrupt import CorruptCounter
 from common.data.images import to_pil
 from common.models.vision_encoder import VisionEncoder
 from common.sheets import Answer, answer_sheet
@@ -24,6 +25,7 @@ from common.training.stop import until_stopped
 from understanding.assemble import assemble_dataset, read_features
 from understanding.batches import Batch, read_batch
 from understanding.config import UnderstandingConfig
+from understanding.conversation import BadSample
 from understanding.dataset import ConversationDataset
 from understanding.objective import LanguageSide
 from understanding.templates import IMAGE_TOKEN
@@ -34,8 +36,13 @@ SHOWN = 8
 class HeldOut:
     """The recipe's held-out conversations; without any, the sheet shows the first ones that are trained on.
 
+    Those that cannot be read are found here, left out, and stand in `notices`, a warning for each set.
+
     Args:
         trained_on: the run's own data.
+
+    Raises:
+        UserError: more of the held-out ones cannot be read than `data.max_skipped_share` allows.
     """
 
     def __init__(
@@ -50,8 +57,33 @@ class HeldOut:
         self._precision, self._micro_size = config.engine.precision, config.batch.micro_size
         self._dataset = assemble_dataset(config, [source], processor, limit) if source else trained_on
         usable = self._dataset.usable.nonzero()[0].tolist()
+        self.notices: list[str] = []
+        if source is not None:
+            usable = self._readable(usable, config.data.max_skipped_share)
         self.samples: list[int] = usable if source else []
-        self._shown = (self._dataset.with_images() or usable)[:SHOWN]
+        readable = set(usable)
+        with_images = [index for index in self._dataset.with_images() if index in readable]
+        self._shown = (with_images or usable)[:SHOWN]
+
+    def _readable(self, usable: list[int], max_share: float) -> list[int]:
+        """Those whose pictures can be read: each rank looks at its share, and all learn the same."""
+        unread = CorruptCounter(max_share, "data.max_skipped_share", "held-out samples", minimum=1)
+        problems = dict(self._dataset.problems()) if dist.is_main() else {}
+        unread.add((self._dataset.describe(*found) for found in problems.items()), len(problems))
+        damaged = []
+        for index in usable[dist.rank() :: dist.world()]:
+            try:
+                self._dataset.read(index)
+            except BadSample as problem:
+                damaged.append(index)
+                unread.add([self._dataset.describe(index, problem)], 1)
+            else:
+                unread.add([], 1)
+        skipped, told = unread.check_together()
+        if skipped:
+            self.notices.append(f"warning: evaluation.source: {told}")
+        gone = {index for rank in dist.gather_objects(damaged) for index in rank}
+        return [index for index in usable if index not in gone]
 
     def scores(self, side: LanguageSide) -> dict[str, float]:
         """`loss` and `token_accuracy` over learned tokens, `exact` over answers, and how many samples were read; each

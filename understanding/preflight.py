@@ -3,8 +3,8 @@
     python understanding/preflight.py --config understanding/recipes/vicuna_7b_256_sft.yaml
 
 It needs the annotations, the images and the text tokenizer, and no weights. Its index is the one that training uses.
-The list of samples that would be left out goes to `preflight.txt` in the run's folder. Exits with 2 if they are more
-than `data.max_skipped_share`.
+How many images a core decodes in a second is held against what the GPUs will ask for. The list of samples that would
+be left out goes to `preflight.txt` in the run's folder. Exits with 2 if they are more than `data.max_skipped_share`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, run_cli
-from common.files import write_text
+import numpy as np
+
+from common.errors import run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,21 +27,19 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
+    from common.preflight.demand import Demand
     from understanding.config import ConversationSource, UnderstandingConfig
     from understanding.conversation import BadSample, Encoded
     from understanding.dataset import ConversationDataset
 
+COUNTED = 256  # conversations whose operations are counted
 THREADS = 16  # opening files waits for the disk more than for a core
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", type=Path, required=True, help="a recipe")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="fields of the recipe to change"
-    )
+    from common.preflight.command import parser as shared
+
+    parser = shared(__doc__, samples="images whose decoding is timed")
     parser.add_argument(
         "--decode", action="store_true", help="decode every image, which takes longer than reading its header"
     )
@@ -54,16 +54,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     text_tokenizer = load_text_tokenizer(
         language_model.source, config.model.template, language_model.pad_token
     )
-    check(config, text_tokenizer, arguments.decode)
+    check(config, text_tokenizer, arguments)
 
 
-def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, decode: bool) -> None:
+def check(
+    config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, options: argparse.Namespace
+) -> None:
     """Print the report and write the list.
 
     Raises:
         UserError: the data cannot be read at all, or too much of it would be left out.
     """
+    from common.preflight.command import Verdict
+    from common.training.plan import planned_ranks
     from understanding.dataset import open_conversations
+
+    gpus = planned_ranks(options.gpus)
 
     held_out = config.evaluation.source
     parts: list[tuple[str, tuple[ConversationSource, ...], int | None]] = [
@@ -71,38 +77,40 @@ def check(config: UnderstandingConfig, text_tokenizer: PreTrainedTokenizerFast, 
     ]
     if held_out is not None:
         parts.append(("held out", (held_out,), config.evaluation.limit))
-    listed = Path(config.output) / "preflight.txt"
-    lines: list[str] = []
-    too_many: list[str] = []
+    verdict = Verdict()
+    pixels = partial(resized, int(config.model.tower.architecture["image_size"]))
     for title, sources, limit in parts:
-        dataset = open_conversations(config, sources, text_tokenizer, _no_pixels_needed, limit)
-        problems = {**dict(dataset.problems()), **image_problems(dataset, decode)}
+        dataset = open_conversations(config, sources, text_tokenizer, pixels, limit)
+        problems = {**dict(dataset.problems()), **image_problems(dataset, options.decode)}
         print(report(title, dataset, problems, config, text_tokenizer), flush=True)
-        lines += [dataset.describe(index, problem) for index, problem in sorted(problems.items())]
+        verdict.listed += [dataset.describe(index, problem) for index, problem in sorted(problems.items())]
         if len(problems) > config.data.max_skipped_share * len(dataset):
-            too_many.append(f"{len(problems)} of {len(dataset)} {title} samples would be left out")
-    write_text(listed, "".join(f"{line}\n" for line in lines))
-    print(f"list             {listed}, {len(lines)} lines")
-    if too_many:
-        raise UserError(
-            f"{too_many[0]}, more than data.max_skipped_share allows ({config.data.max_skipped_share}); see {listed}"
-        )
+            verdict.refused.append(
+                f"{len(problems)} of {len(dataset)} {title} samples would be left out, more than "
+                f"data.max_skipped_share allows ({config.data.max_skipped_share})"
+            )
+        if title == "training":
+            speed = decoding_speed(dataset, options.samples, config.seed)
+            asked = demand(config, dataset, options, gpus)
+            print("\n".join(asked.lines(speed, config.data.workers) if asked else ()), flush=True)
+    verdict.close(Path(config.output) / "preflight.txt")
 
 
 def image_problems(dataset: ConversationDataset, decode: bool) -> dict[int, BadSample]:
     """The samples with an image that is missing or cannot be read, by index; from headers, or by decoding all."""
     from tqdm import tqdm
 
-    from understanding.conversation import BadSample
+    from understanding.conversation import BadSample, last_net
     from understanding.skipped import check_header, open_listed
 
     def look(index: int) -> tuple[int, BadSample | None]:
         try:
-            for path in dataset.image_paths(index, dataset.conversation(index)):
-                if decode:
-                    open_listed(path)
-                else:
-                    check_header(path)
+            with last_net():
+                for picture in dataset.pictures(index, dataset.conversation(index)):
+                    if decode:
+                        open_listed(picture)
+                    else:
+                        check_header(picture)
         except BadSample as problem:
             return index, problem
         return index, None
@@ -121,6 +129,59 @@ def image_problems(dataset: ConversationDataset, decode: bool) -> dict[int, BadS
     return found
 
 
+def decoding_speed(dataset: ConversationDataset, samples: int | None, seed: int) -> float | None:
+    """Images that one core opens in a second, by a sample of those that can be; None where there are none."""
+    import time
+
+    from common.preflight.looking import spread
+    from understanding.conversation import BadSample
+
+    wanted = dataset.with_images()
+    seconds, images = 0.0, 0
+    for place in spread(len(wanted), samples, seed):
+        start = time.thread_time()
+        try:
+            images += len(dataset.read(wanted[place]).pixel_values)
+        except BadSample:
+            continue
+        seconds += time.thread_time() - start
+    return images / seconds if images else None
+
+
+def demand(
+    config: UnderstandingConfig, dataset: ConversationDataset, options: argparse.Namespace, gpus: int
+) -> Demand | None:
+    """What GPUs ask for, by the lengths of a sample of the conversations; None where they have no images."""
+    import torch
+
+    from common.preflight.demand import Demand
+    from common.preflight.looking import spread
+    from understanding.efficiency import UnderstandingEfficiency
+
+    efficiency = UnderstandingEfficiency(config.model, torch.device("cpu"))
+    usable = np.flatnonzero(dataset.usable)
+    flops, images = 0.0, 0
+    for place in spread(len(usable), COUNTED, config.seed):
+        index = usable[place]
+        row = torch.ones(1, int(dataset.lengths[index]), dtype=torch.int64)
+        learned = torch.empty(int(dataset.learned[index]))
+        counted = efficiency.count(
+            {
+                "input_ids": row,
+                "attention_mask": row,
+                "position_ids": None,
+                "predictors": learned,
+                "targets": learned,
+                "pixel_values": torch.empty(int(dataset.images[index])),
+                "skipped": [],
+                "samples": 1,
+                "indices": [],
+            }
+        )
+        flops, images = flops + counted["flops"], images + int(dataset.images[index])
+    return Demand(flops / images, options.gpu, gpus, options.mfu) if images else None
+
+
 def report(
     title: str,
     dataset: ConversationDataset,
@@ -129,7 +190,7 @@ def report(
     text_tokenizer: PreTrainedTokenizerFast,
 ) -> str:
     """A page of text."""
-    import numpy as np
+    from understanding.beginnings import account_lines
 
     used = dataset.usable.copy()
     used[list(problems)] = False
@@ -141,6 +202,7 @@ def report(
     ]
     reasons = Counter(problem.reason for problem in problems.values())
     lines += [f"  {count:>12,}   {reason}" for reason, count in reasons.most_common()]
+    lines += [f"source           {line}" for line in account_lines(dataset)]
     if not used.any():
         return "\n".join(lines)
     lengths = dataset.lengths[used]
@@ -161,8 +223,6 @@ def report(
 
 def marked(encoded: Encoded, text_tokenizer: PreTrainedTokenizerFast) -> str:
     """The text of a sample, the learned part between marks, image tokens counted."""
-    import numpy as np
-
     from understanding.conversation import IMAGE_TOKEN
 
     ids, learned = encoded.ids, encoded.learned
@@ -180,8 +240,15 @@ def marked(encoded: Encoded, text_tokenizer: PreTrainedTokenizerFast) -> str:
     return text
 
 
-def _no_pixels_needed(image: Image) -> Tensor:
-    raise AssertionError("preflight makes no pixels")
+def resized(size: int, image: Image) -> Tensor:
+    """float32 (3, S, S): as much work as what a model's processor does, which would need the tower."""
+    import torch
+    from PIL.Image import Resampling
+
+    from common.data.images import to_float
+
+    square = np.array(image.resize((size, size), Resampling.BICUBIC))
+    return to_float(torch.from_numpy(square).permute(2, 0, 1))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
 
+from common.data.blobs import is_url, open_blob
 from common.data.images import MAX_ASPECT, CorruptImage, open_image, read_size
+from common.errors import LONGEST, UserError
 from common.files import writing
 from understanding.conversation import BadSample
 
@@ -16,39 +19,65 @@ if TYPE_CHECKING:
 Seen = TypeVar("Seen")
 
 
-def open_listed(path: Path) -> Image:
-    """An image that a record names, as upright RGB.
+def located(name: str, images: str | None, beside: str) -> Path | str:
+    """What a record's name of a picture means.
+
+    Args:
+        images: the folder that names start from; None is the one that the file `beside` lies in.
+    """
+    if name.startswith("file://"):
+        return Path(unquote(name.removeprefix("file://").removeprefix("localhost")))
+    if is_url(name):
+        return name
+    return (Path(beside).parent if images is None else Path(images)) / name
+
+
+def open_listed(picture: Path | str | bytes) -> Image:
+    """An image that a record names or holds, as upright RGB.
 
     Raises:
         BadSample: it is missing, cannot be decoded, or is so thin that padding it to a square would be huge.
     """
-    image = _look(path, open_image)
-    _check_sides(path, *image.size)
+    image = _look(picture, open_image)
+    _check_sides(picture, *image.size)
     return image
 
 
-def check_header(path: Path) -> None:
-    """As `open_listed`, yet from the file's first bytes: finds what is missing, foreign or too large.
+def check_header(picture: Path | str | bytes) -> None:
+    """As `open_listed`, yet from the picture's first bytes: finds what is missing, foreign or too large.
 
     Raises:
         BadSample: it is.
     """
-    _check_sides(path, *_look(path, read_size))
+    _check_sides(picture, *_look(picture, read_size))
 
 
-def _look(path: Path, read: Callable[[Path], Seen]) -> Seen:
+def _look(picture: Path | str | bytes, read: Callable[[Path | bytes], Seen]) -> Seen:
+    if isinstance(picture, str):
+        try:
+            with open_blob(picture) as file:
+                content = file.read()
+        except (UserError, OSError) as error:
+            raise BadSample("missing image", str(error)) from error
     try:
-        return read(path)
+        return read(content if isinstance(picture, str) else picture)
     except CorruptImage as error:
-        if not path.exists():
-            raise BadSample("missing image", str(path)) from error
-        raise BadSample("corrupt image", f"{path}: {error.reason}") from error
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise BadSample("missing image", _named(picture)) from error
+        raise BadSample("corrupt image", f"{_named(picture)}: {error.reason}") from error
 
 
-def _check_sides(path: Path, width: int, height: int) -> None:
+def _named(picture: Path | str | bytes) -> str:
+    """The end of a path tells more than its beginning."""
+    return f"{len(picture)} bytes in the record" if isinstance(picture, bytes) else str(picture)[-LONGEST:]
+
+
+def _check_sides(picture: Path | str | bytes, width: int, height: int) -> None:
     short, long = sorted((width, height))
     if long > MAX_ASPECT * short:
-        raise BadSample("corrupt image", f"{path}: {width} x {height} pixels, sides over {MAX_ASPECT}:1")
+        raise BadSample(
+            "corrupt image", f"{_named(picture)}: {width} x {height} pixels, sides over {MAX_ASPECT}:1"
+        )
 
 
 class SkippedList:

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import run_cli
 
-COMMANDS = ("reconstruct", "ask", "chat", "generate", "tune-sampling", "export")
+COMMANDS = ("reconstruct", "ask", "chat", "generate", "tune-sampling", "export", "index")
 
 
 class _Command(argparse.ArgumentParser):

@@ -17,13 +17,12 @@ batches of one form, so that nothing else matters on the same kind of machine.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 from common.command import positive
 from common.errors import UserError
-from common.text import checked, read_lines
+from common.text import checked, parse_json, read_lines
 from generation.drawing import Drawing
 from generation.drawing import add_arguments as add_drawing
 
@@ -81,10 +80,10 @@ def read_prompts(path: Path) -> list[str]:
         if not prompt:
             continue
         if path.suffix == ".jsonl":
-            try:
-                prompt = json.loads(line)["prompt"]
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise UserError(f"{path}: line {number}: expected an object with `prompt`") from error
+            record = parse_json(line, f"{path}: line {number}")
+            if not isinstance(record, dict) or "prompt" not in record:
+                raise UserError(f"{path}: line {number}: expected an object with `prompt`")
+            prompt = record["prompt"]
         if not isinstance(prompt, str) or not prompt.strip():
             raise UserError(f"{path}: line {number}: no prompt")
         prompts.append(checked(prompt, f"{path}: line {number}"))

@@ -10,29 +10,42 @@ from common.config import Count, Rate, Share, Workers, between, configclass
 MAX_PIXELS = 89_478_485
 
 
+IMAGE_COLUMN = "image"
+
+
 @configclass
 class SourceConfig:
     """One set of images.
 
     `kind` and `path`:
-    - `folder`: a folder, searched recursively. Captions come from a `captions.jsonl` in or beside it.
+    - `folder`: a folder, searched recursively. Captions: see `folder_captions`.
     - `shards`: WebDataset tars, as a folder, a glob, or a brace range (`data/{0000..0127}.tar`).
+    - `parquet`: tables, as a folder, a glob, or a brace range.
     - `hub`: a Hugging Face dataset, as a hub id or a local folder (also one of `save_to_disk`).
+
+    Shards and tables may be URLs (`s3://bucket/set/{000..127}.tar`, `https://`, `hf://datasets/OWNER/NAME/data/*.parquet`).
     """
 
-    kind: Literal["folder", "shards", "hub"]
+    kind: Literal["folder", "shards", "parquet", "hub"]
     path: str
     weight: Rate = 1.0  # share of the samples drawn, relative to the other sources' weights
-    captions: str | None = None  # folder: a JSON Lines file with `file_name` and `caption`, elsewhere
-    window: Count = 16  # shards: samples are shuffled within so many shards at a time
+    # folder: a file with captions (.jsonl, .json, .csv, .parquet), or the ending of texts beside the pictures: `.txt`
+    captions: str | None = None
+    unconditional: bool = False  # captions are not read: a generator learns these pictures without any
+    window: Count = (
+        16  # shards, parquet: samples are shuffled within so many shards, or row groups, at a time
+    )
     subset: str | None = None  # hub: the dataset's configuration name
     split: str = "train"  # hub
     revision: str | None = None  # hub
     streaming: bool = False  # hub: read forward from the remote files instead of downloading first
     stream_block: Count = 64  # hub, streaming: samples are shuffled within so many at a time
-    image_column: str = "image"  # hub
-    # hub: the column, without which there are no captions; shards: the key in .json, `caption` if not given
+    # hub, parquet: the column; shards: the ending of the member that is the picture, where samples have several (`jpg`)
+    image_column: str = IMAGE_COLUMN
+    # Where captions are, if it is not where they usually are: a column, a member's ending (`txt`) or a key of .json, a
+    # field of a caption file
     caption_column: str | None = None
+    max_damaged_shards: Share = 0.01  # shards: those that may be left out because they cannot be read, of all
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -41,6 +54,11 @@ class SourceConfig:
             raise ValueError(f"streaming: only `hub` sources stream, found kind {self.kind!r}")
         if self.captions is not None and self.kind != "folder":
             raise ValueError(f"captions: only `folder` sources read a caption file, found kind {self.kind!r}")
+        named = next(
+            (name for name in ("captions", "caption_column") if getattr(self, name) is not None), None
+        )
+        if self.unconditional and named:
+            raise ValueError(f"unconditional: captions are not read then, and {named} says where they are")
 
 
 @configclass

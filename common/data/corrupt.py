@@ -12,6 +12,7 @@ from common import dist
 from common.errors import UserError
 
 KEPT_NAMES = 100
+SHOWN_NAMES = 5  # in one line
 
 
 class CorruptCounter:
@@ -25,6 +26,9 @@ class CorruptCounter:
         self, max_share: float, field: str = "max_corrupt_share", what: str = "images", minimum: int = 1000
     ) -> None:
         """`max_share` of the samples drawn may be unreadable; of `minimum`, as long as fewer were drawn.
+
+        Where all ranks together go through a known number once, that is the `minimum`: a rank whose share begins with
+        a bad tar then goes on, unless this tar alone is more than may be bad of all.
 
         `field` of the recipe sets it, and `what` is counted: both for the error.
         """
@@ -48,11 +52,29 @@ class CorruptCounter:
         UserError: more than the allowed share is unreadable; names the latest that this rank has seen.
         """
         samples, skipped = (int(number) for number in (self.counts() if totals is None else totals))
+        self._check(samples, skipped, f"; the latest here: {self.names[-1]}" if self.names else "")
+
+    def check_together(self) -> tuple[int, str]:
+        """How many could not be read, over all ranks, which call it together, and a line that says so and names them.
+
+        Raises:
+            UserError: as `check`, the same on every rank.
+        """
+        state = self.state_dict()
+        if not state["skipped"]:
+            return 0, ""
+        named = "; ".join(state["names"][:SHOWN_NAMES])
+        self._check(state["samples"], state["skipped"], f": {named}")
+        line = (
+            f"{state['skipped']} of {state['samples']} {self.what} cannot be read and are left out: {named}"
+        )
+        return state["skipped"], line
+
+    def _check(self, samples: int, skipped: int, named: str) -> None:
         if skipped > self.max_share * max(samples, self.minimum):
-            latest = f"; the latest here: {self.names[-1]}" if self.names else ""
             raise UserError(
                 f"{skipped} of {samples} {self.what} could not be read, more than {self.field} allows "
-                f"({self.max_share}){latest}"
+                f"({self.max_share}){named}"
             )
 
     def check_all_ranks(self, device: torch.device) -> int:

@@ -21,8 +21,6 @@ from PIL import Image, ImageFile
 from common.data.config import MAX_PIXELS
 from common.errors import one_line
 
-Picture = bytes | str | Path | Image.Image
-"""Encoded bytes, a path, or a picture that Pillow has opened."""
 Result = TypeVar("Result")
 
 # Formats that Pillow decodes by itself; EPS, for one, would start another program.
@@ -58,12 +56,19 @@ class CorruptImage(Exception):
         self.reason = reason
 
 
+Readable = bytes | str | Path | Image.Image
+Picture = Readable | CorruptImage
+"""Encoded bytes, a path, a picture that Pillow has opened, or why a source could not get it."""
+
+
 def using_picture(source: Picture, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
     """`use` of a picture, of which no more than the header is read yet. It may be called twice.
 
     Raises:
         CorruptImage: absent, no image, damaged, or over `max_pixels` (refused from its header); whatever `use` raises.
     """
+    if isinstance(source, CorruptImage):
+        raise source
     with _reasons(source, max_pixels):
         try:
             return _use(source, max_pixels, use)
@@ -82,7 +87,7 @@ def using_picture(source: Picture, max_pixels: int, use: Callable[[Image.Image],
             return _use(content, max_pixels, use_with_profile)
 
 
-def read_size(source: bytes | str | Path, max_pixels: int) -> tuple[int, int]:
+def read_size(source: Picture, max_pixels: int) -> tuple[int, int]:
     """Width and height, from the header alone and before any EXIF rotation.
 
     Raises:
@@ -104,14 +109,14 @@ def read_notes(path: Path, verify: bool = False) -> dict[Any, Any]:
         return notes
 
 
-def _use(source: Picture, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
+def _use(source: Readable, max_pixels: int, use: Callable[[Image.Image], Result]) -> Result:
     with _lent(source) as image, _whole_only():
         if image.width * image.height > max_pixels:
             raise CorruptImage(f"{image.width} x {image.height} pixels, over the limit of {max_pixels}")
         return use(image)
 
 
-def _lent(source: Picture) -> AbstractContextManager[Image.Image]:
+def _lent(source: Readable) -> AbstractContextManager[Image.Image]:
     """Opened, and closed again unless it was open before."""
     if isinstance(source, Image.Image):
         return nullcontext(source)
@@ -140,7 +145,7 @@ def _whole_only() -> Iterator[None]:
 
 
 @contextmanager
-def _reasons(source: Picture, max_pixels: int) -> Iterator[None]:
+def _reasons(source: Readable, max_pixels: int) -> Iterator[None]:
     """Inside, whatever goes wrong with a picture is a `CorruptImage`."""
     try:
         yield

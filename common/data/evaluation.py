@@ -12,11 +12,12 @@ from torch import Tensor
 
 from common.data.batch import Batch, Sample, collate
 from common.data.config import MAX_PIXELS, SourceConfig
+from common.data.decoding import Picture
 from common.data.images import CorruptImage, ImageTransform, open_image, open_resized
 from common.data.open import open_indexed
 from common.data.sources import IndexedSource
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 PREFETCH = 4
 """Batches that each worker decodes ahead."""
@@ -41,19 +42,19 @@ def evaluation_loader(
 ) -> EvaluationLoader:
     """Every image once over all ranks, without padding: the last batch is partial.
 
-    `source` may be a folder's path. `limit` keeps the first images only. With `skip_corrupt`, unreadable
-    images are left out of their batch (which may become empty) and stand in its `skipped`; else they end the
-    evaluation. With `whole_batches`, batches are cut from the whole set and dealt to ranks, so that an image
-    stands beside the same others in any world size and a model's output for it is equal to the last bit;
-    else images are dealt one by one, which leaves fewer ranks idle where the set is small. `transform` makes the
-    squares, instead of a centre crop. `exact` as of `open_resized`: scores are compared with those of other programs,
-    which decode whole pictures.
+    `source` may be a folder's path, whose captions are not read. `limit` keeps the first images only. With
+    `skip_corrupt`, unreadable images are left out of their batch (which may become empty) and stand in its
+    `skipped`; else they end the evaluation. With `whole_batches`, batches are cut from the whole set and dealt
+    to ranks, so that an image stands beside the same others in any world size and a model's output for it is
+    equal to the last bit; else images are dealt one by one, which leaves fewer ranks idle where the set is
+    small. `transform` makes the squares, instead of a centre crop. `exact` as of `open_resized`: scores are compared
+    with those of other programs, which decode whole pictures.
 
     Raises:
         UserError: the source cannot be opened, or can only be streamed.
     """
     if isinstance(source, (str, Path)):
-        source = SourceConfig(kind="folder", path=str(source))
+        source = SourceConfig(kind="folder", path=str(source), unconditional=True)
     if isinstance(source, SourceConfig):
         source = open_indexed(source)
     images = range(len(source) if limit is None else min(limit, len(source)))
@@ -102,17 +103,24 @@ class EvaluationLoader:
         return -(-(len(self.images) - self.start) // self.batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        return in_workers(self._load, self._plan, self.workers, prefetch=PREFETCH, pin=True)
+        return in_workers(self.load, self._plan, self.workers, prefetch=PREFETCH, pin=True)
 
     def _plan(self) -> Iterator[list[int]]:
         places = range(self.start, len(self.images), self.batch)
         return (list(self.images[at : at + self.batch]) for at in places)
 
-    def _load(self, indices: list[int]) -> Batch:
+    def load(self, indices: list[int]) -> Batch:
+        """One batch, of these images alone."""
         samples: list[Sample] = []
         skipped: list[str] = []
         for index in indices:
-            raw = self.source.read(index)
+            try:
+                raw = self.source.read(index)
+            except FailedRead as error:
+                if not self.skip_corrupt:
+                    raise
+                skipped.append(f"{self.source.name}: {error}")
+                continue
             try:
                 pixels = self._square(raw.data)
             except CorruptImage as error:
@@ -123,7 +131,7 @@ class EvaluationLoader:
                 samples.append({"pixels": pixels, "caption": raw.caption, "key": raw.key, "skipped": []})
         return {**collate(samples, self.size), "skipped": skipped}
 
-    def _square(self, data: bytes | str) -> Tensor:
+    def _square(self, data: Picture) -> Tensor:
         rng = np.random.default_rng(0)  # nothing random is left in the transform
         if self.transform is not None:
             return self.transform(open_image(data, self.max_pixels), rng)

@@ -3,8 +3,9 @@
 The dataset's shards (its files; row groups, if it has fewer files than lanes) are dealt to L lanes. Position
 q is sample q // L of lane q % L. A lane runs through its shards in an order drawn per epoch, each shard in
 blocks of `stream_block` samples, each block permuted. The reader is only a cache: it skips forward, and
-starts the shard again when asked to go back. Shard lengths are learned by reading to the end and kept in the
-data cache, so that a resumed run opens the shard it stopped in instead of reading all before it.
+starts the shard again when asked to go back. Shard lengths stand in the footers of parquet files; of others they are
+learned by reading to the end, and kept in the data cache. So a resumed run opens the shard it stopped in instead of
+reading all before it, with any number of processes.
 
 Of `datasets` this uses `shard` and `iter(batch_size)`. Plain iteration would not do: inside a DataLoader
 worker it splits what it is given among the workers, and a lane of one shard then comes out empty in all
@@ -20,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec.asyn
-
 from common.data.config import SourceConfig
-from common.data.hub_rows import image_data, is_saved_to_disk, loading, select_columns
+from common.data.hub_rows import caption_in, image_data, is_saved_to_disk, loading, select_columns
 from common.data.order import derive_key, permuted
-from common.data.sources import RawImage, Source
+from common.data.sources import Account, RawImage, Source
+from common.data.tables import Footer, read_footers
 from common.errors import UserError, one_line
 from common.files import cache_file, whole_cache
 
@@ -39,22 +39,28 @@ class HubStream(Source):
     """Keys are `shard/row`."""
 
     def __init__(self, config: SourceConfig, lanes: int) -> None:
-        self.name = config.path
-        self._image, self._caption = config.image_column, config.caption_column
-        rows, identity = _open_stream(config, lanes)
+        self.name, self._config = config.path, config
+        rows, self._caption, identity, lengths = _open_stream(config, lanes)
         shards = rows.num_shards
         # A divisor of `lanes`, so that a position's lane here follows from its lane in the stream.
         number = max(number for number in range(1, min(lanes, shards) + 1) if lanes % number == 0)
-        reader = _ShardReader(config.path, rows, config.stream_block, identity)
+        reader = _ShardReader(config.path, rows, config.stream_block, identity, lengths)
+        self.lanes = number
+        self._samples = sum(lengths.values()) if lengths else None
         # Where several lanes of the stream share one of ours, they may be some samples apart.
         kept = 1 if number == lanes else 4
         self._lanes = [_Lane(reader, list(range(lane, shards, number)), kept) for lane in range(number)]
 
+    def account(self) -> Account:
+        return Account(self._samples, None if self._caption else 0)
+
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:
         offset, lane = divmod(position, len(self._lanes))
         shard, number, row = self._lanes[lane].row(offset, derive_key(seed, "lane", lane), attempt)
-        caption = row[self._caption] if self._caption else None
-        return RawImage(f"{shard}/{number}", image_data(row[self._image], self.name), caption)
+        caption = caption_in(row[self._caption], self.name) if self._caption else None
+        return RawImage(
+            f"{shard}/{number}", image_data(row[self._config.image_column], self._config), caption
+        )
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,6 @@ class _Lane:
     def _read(self, offset: int, key: int) -> _Block:
         if self._process != os.getpid():  # forked: open files would be shared with the parent
             self._process, self._cursor = os.getpid(), _Cursor()
-            fsspec.asyn.reset_lock()  # the thread that served remote files did not come along
         while True:
             epoch, shard, number = self._locate(offset, key)
             start = number - number % self._reader.block
@@ -139,14 +144,21 @@ class _Cursor:
 class _ShardReader:
     """Reads blocks of rows from the shards of a streamed dataset, and learns the shards' lengths."""
 
-    def __init__(self, name: str, rows: IterableDataset, block: int, identity: tuple[object, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        rows: IterableDataset,
+        block: int,
+        identity: tuple[object, ...],
+        lengths: dict[int, int],
+    ) -> None:
         self.name, self.block = name, block
         self._rows, self._identity = rows, identity
         self._shards = rows.num_shards
-        self._lengths: dict[int, int] = {}
+        self._lengths = lengths
 
     def length(self, shard: int) -> int | None:
-        """Rows in a shard, once somebody has read it to its end."""
+        """Rows in a shard, from its footer, or once somebody has read it to its end."""
         if shard not in self._lengths:
             try:
                 self._lengths[shard] = int(self._length_file(shard).read_text())
@@ -196,8 +208,11 @@ class _ShardReader:
             )
 
 
-def _open_stream(config: SourceConfig, lanes: int) -> tuple[IterableDataset, tuple[object, ...]]:
-    """The dataset, and what its shard lengths depend on: files with their revisions, and the split."""
+def _open_stream(
+    config: SourceConfig, lanes: int
+) -> tuple[IterableDataset, str | None, tuple[object, ...], dict[int, int]]:
+    """The dataset, its column of captions, what its shard lengths depend on (files, revisions, split), and those
+    lengths that are known."""
     import datasets
 
     if is_saved_to_disk(config.path):
@@ -205,11 +220,34 @@ def _open_stream(config: SourceConfig, lanes: int) -> tuple[IterableDataset, tup
     with loading(config):
         builder = datasets.load_dataset_builder(config.path, config.subset, revision=config.revision)
         rows = builder.as_streaming_dataset(split=config.split)
-        if rows.num_shards < lanes:
+        resharded = rows.num_shards < lanes
+        if resharded:
             rows = rows.reshard()
-        rows = select_columns(rows, config)
+        rows, captions = select_columns(rows, config)
     files = builder.config.data_files or {}
     versions = [
         (split, list(names), getattr(names, "origin_metadata", None)) for split, names in files.items()
     ]
-    return rows, (config.path, config.subset, config.split, config.revision, versions)
+    identity = (config.path, config.subset, config.split, config.revision, versions)
+    lengths = (
+        _lengths_in_footers(list(files.get(config.split, ())), resharded) if _is_parquet(builder) else []
+    )
+    known = dict(enumerate(lengths)) if len(lengths) == rows.num_shards else {}
+    return rows, captions, identity, known
+
+
+def _is_parquet(builder: Any) -> bool:
+    """Whether its shards are parquet files, or their row groups, as they are."""
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    return isinstance(builder, Parquet) and builder.config.filters is None
+
+
+def _lengths_in_footers(files: list[str], of_row_groups: bool) -> list[int]:
+    """Rows of each file, or of each of their row groups; nothing where a footer cannot be read."""
+    lengths: list[int] = []
+    for footer in read_footers(files):
+        if not isinstance(footer, Footer):
+            return []
+        lengths += footer.rows if of_row_groups else [sum(footer.rows)]
+    return lengths

@@ -100,7 +100,7 @@ def read_image(path: Path) -> Image.Image:
         return open_image(path)
 
 
-def read_size(source: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_size(source: Picture, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """`decoding.read_size`, with the limit that recipes have by default."""
     return decoding.read_size(source, max_pixels)
 

@@ -1,116 +1,114 @@
-"""WebDataset shards: local tars, read at random by offset instead of streamed.
-
-Shuffling keeps locality: shards are permuted per epoch, taken in windows of `window` shards, and samples are
-permuted within a window. Nothing is buffered, so any position of any epoch is reached directly.
-"""
+"""WebDataset shards: tars, read at random by offset instead of streamed, in the order of `windows`."""
 
 from __future__ import annotations
 
-import glob
-import json
-import re
-from functools import lru_cache
-from pathlib import Path
+import posixpath
+from collections import Counter
+from functools import lru_cache, partial
 
 import numpy as np
 
-from common.data.blobs import read_at
+from common.data.blobs import listed
 from common.data.config import SourceConfig
-from common.data.order import derive_key, permuted
-from common.data.sources import IndexedSource, RawImage
+from common.data.sources import Account, IndexedSource, Part, RawImage
 from common.data.strings import StringTable
-from common.data.tar_index import count_samples, load_index
+from common.data.tars.captions import caption_of
+from common.data.tars.catalogue import catalogued, refuse_damaged
+from common.data.tars.names import is_picture
+from common.data.tars.selection import Selection
+from common.data.tars.shard_index import ShardIndex
+from common.data.tars.store import load_index
+from common.data.windows import WindowOrder
 from common.errors import UserError
+
+ENDINGS = (
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".tar.lz4",
+)  # compressed ones, to be refused
 
 
 class ShardSource(IndexedSource):
-    """Keys are `shard file name/sample key`. Captions are a sample's `.txt`, or one field of its `.json`."""
+    """Keys are `shard/sample`: the shard's file name, or where two are alike, its path below their common folder."""
 
     def __init__(self, config: SourceConfig) -> None:
+        """Raises:
+        UserError: there are no shards or no pictures, too many damaged shards, or the recipe names what is not there.
+        """
         self.name = config.path
-        self._window = config.window
-        self._caption_field = config.caption_column or "caption"
-        paths = shard_paths(config.path)
-        self._paths = StringTable(paths)
-        self._ends = np.cumsum(count_samples(paths), dtype=np.int64)  # per shard: samples up to its end
-        if not self._ends[-1]:
-            raise UserError(f"{config.path}: no images in {len(paths)} shards")
+        catalogue = catalogued(shard_paths(config.path))
+        refuse_damaged(catalogue, config.path, config.max_damaged_shards)
+        self._selection, self._unconditional = Selection.stated(config), config.unconditional
+        counts = catalogue.counts
+        self._selection.check(config.path, counts, captions=not config.unconditional)
+        self._account = self._selection.account(catalogue)
+        self._paths = StringTable(catalogue.paths)
+        self._names = StringTable(part_names(catalogue.paths))
+        self._sizes = counts.numbers["size"]
+        self._versions = StringTable(counts.rest["version"])
+        self._order = WindowOrder(self._selection.count(counts), config.window)
+        if not len(self._order):
+            left_out = "".join(f"; {count} {reason}" for reason, count in self._account.left_out.items())
+            raise UserError(f"{config.path}: no images in {len(catalogue.paths)} shards{left_out}")
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._order)
+
+    def account(self) -> Account:
+        return self._account
+
+    def parts(self) -> list[Part]:
+        counts = np.diff(self._order.ends, prepend=0)
+        starts = self._order.ends - counts
+        facts = zip(self._names, self._sizes, self._versions, starts, counts, strict=True)
+        return [
+            Part(name, f"{size}-{version}", int(start), int(count))
+            for name, size, version, start, count in facts
+        ]
 
     def read(self, index: int) -> RawImage:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
+        """Raises:
+        FailedRead: the shard cannot be read now, or changed since the source was opened.
+        """
+        shard, row = self._order.place(index)
         path = self._paths[shard]
-        members = load_index(path)
-        row = index - (int(self._ends[shard - 1]) if shard else 0)
-        key = f"{Path(path).name}/{members.keys[row].decode('utf-8', 'surrogateescape')}"
-        caption = None
-        offset, size, is_json = (int(number) for number in members.texts[row])
-        if size:
-            caption = self._caption(read_at(path, offset, size), bool(is_json))
-        return RawImage(key, read_at(path, *(int(number) for number in members.images[row])), caption)
-
-    def _caption(self, text: bytes, is_json: bool) -> str | None:
-        """A caption that cannot be read is no caption: the image is still good."""
-        try:
-            value = json.loads(text) if is_json else text.decode("utf-8").strip()
-        except ValueError:
-            return None
-        if is_json:
-            value = value.get(self._caption_field) if isinstance(value, dict) else None
-        return value if isinstance(value, str) and value else None
+        members, rows = _rows(path, int(self._sizes[shard]), self._versions[shard], self._selection)
+        sample = int(rows[row])
+        of_sample = members.members(sample)
+        texts = {
+            ending: partial(members.read, path, member)
+            for ending, member in of_sample.items()
+            if not is_picture(ending)
+        }
+        picture = members.read(path, self._selection.picture_of(of_sample))
+        key = f"{self._names[shard]}/{members.keys[sample]}"
+        return RawImage(
+            key, picture, None if self._unconditional else caption_of(texts, self._selection.caption)
+        )
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
-        shards, ends, window_ends = _epoch_plan(self, derive_key(seed, "shards", epoch))
-        window = int(np.searchsorted(window_ends, offset, side="right"))
-        start = int(window_ends[window - 1]) if window else 0
-        length = int(window_ends[window]) - start
-        place = start + permuted(offset - start, length, derive_key(seed, "window", epoch, window))
-        order = int(np.searchsorted(ends, place, side="right"))
-        row = place - (int(ends[order - 1]) if order else 0)
-        shard = int(shards[order])
-        return row + (int(self._ends[shard - 1]) if shard else 0)
+        return self._order.shuffled(epoch, offset, seed)
 
 
-@lru_cache(maxsize=4)  # consecutive positions share it; at an epoch's turn, two are in use
-def _epoch_plan(source: ShardSource, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shards of an epoch in order, and the samples up to the end of each shard and of each window."""
-    number = len(source._ends)
-    shards = np.array([permuted(place, number, key) for place in range(number)])
-    ends = np.cumsum(np.diff(source._ends, prepend=0)[shards])
-    last = np.minimum(np.arange(source._window, number + source._window, source._window), number) - 1
-    return shards, ends, ends[last]
+@lru_cache(maxsize=64)  # a few windows of shards
+def _rows(path: str, size: int, version: str, selection: Selection) -> tuple[ShardIndex, np.ndarray]:
+    index = load_index(path, size, version)
+    return index, selection.rows(index)
 
 
 def shard_paths(pattern: str) -> list[str]:
-    """Sorted paths of the shards that a folder, a brace range or a glob names."""
-    if Path(pattern).is_dir():
-        pattern = f"{pattern}/**/*.tar"
-    paths: list[str] = []
-    for part in expand_braces(pattern):
-        if glob.has_magic(part):
-            path = Path(part)
-            matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-            found = [str(match) for match in matches if not match.name.startswith(".")]
-        else:
-            found = [part]
-        if not found:
-            raise UserError(f"{part}: no shards found")
-        paths += found
-    return sorted(paths)
+    """Sorted paths of the shards that a folder, a brace range or a glob names, each once."""
+    return sorted(set(listed(pattern, ENDINGS, "shards")))
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """`a-{000..002}.tar` and `{x,y}.tar` -> one string per shard, as a shell would expand them."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    ends = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if ends is not None:
-        width = len(ends[1]) if ends[1].startswith("0") else 0
-        choices = [f"{number:0{width}d}" for number in range(int(ends[1]), int(ends[2]) + 1)]
-    else:
-        choices = match[1].split(",")
-    tails = expand_braces(pattern[match.end() :])
-    return [pattern[: match.start()] + choice + tail for choice in choices for tail in tails]
+def part_names(paths: list[str]) -> list[str]:
+    """Names that are the same wherever the shards are mounted: file names, if no two are alike."""
+    names = [path.rpartition("/")[2] for path in paths]
+    if max(Counter(names).values(), default=1) == 1:
+        return names
+    common = posixpath.commonpath(paths)
+    return [posixpath.relpath(path, common) for path in paths]

@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from common.data.images import CorruptImage
 from common.data.order import derive_key, permuted
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """An image before decoding: a key unique in its source, encoded bytes or a local path, a caption."""
+    """An image before decoding: a key unique in its source, encoded bytes, a local path or why it is not there, a
+    caption."""
 
     key: str
-    data: bytes | str
+    data: bytes | str | CorruptImage
     caption: str | None = None
 
 
@@ -58,6 +60,9 @@ class Source(ABC):
     """An endless sequence of samples, epoch after epoch, shuffled by a seed."""
 
     name: str  # as the user wrote it: stands in messages
+    lanes: int | None = (
+        None  # parts that are read side by side, forward only; None: any sample is reached directly
+    )
 
     def account(self) -> Account:
         return Account(None, None)
@@ -90,6 +95,11 @@ class IndexedSource(Source):
             NotImplementedError: nothing tells when its pictures change.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def captions_version(self, start: int, count: int) -> str:
+        """Another one as soon as a caption of samples `start` ... `start + count - 1` may be another, where captions
+        lie apart from the pictures, so that their part's fingerprint does not tell."""
+        return ""
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         """The index of the sample that comes at `offset` of an epoch."""

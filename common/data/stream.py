@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 from common.data.batch import Batch, Sample, collate
 from common.data.config import DataConfig
 from common.data.images import CorruptImage, ImageTransform, open_resized
+from common.data.lanes import lane_period
 from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
 from common.data.workers import in_workers
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 
 ATTEMPTS = 16  # images tried at one position before the source is given up
 
@@ -31,21 +32,25 @@ ATTEMPTS = 16  # images tried at one position before the source is given up
 class ImageStream(Dataset[Sample]):
     """The endless training stream, indexed by global position (any number from 0)."""
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, captions: bool = True) -> None:
         self.config, self.seed = config, seed
-        self._sources = [open_source(source, config.lanes) for source in config.sources]
+        self.sources = [open_source(source, config.lanes, captions) for source in config.sources]
         self._mixture = Mixture([source.weight for source in config.sources], config.lanes, seed)
         self._transform = ImageTransform(config.image_size, config.crop, config.flip)
 
     def __getitem__(self, position: int) -> Sample:
         """Raises:
-        UserError: a source cannot be read, or `ATTEMPTS` images tried at this position are corrupt.
+        UserError: a source is no longer what it was, or `ATTEMPTS` images tried at this position cannot be read.
         """
         number, local, seed = self._mixture[position]
-        source = self._sources[number]
+        source = self.sources[number]
         skipped: list[str] = []
         for attempt in range(ATTEMPTS):
-            raw = source.sample(local, seed, attempt)
+            try:
+                raw = source.sample(local, seed, attempt)
+            except FailedRead as error:
+                skipped.append(f"{source.name}: {error}")
+                continue
             rng = np.random.Generator(np.random.Philox(key=derive_key(self.seed, "augment", position)))
             try:
                 image = open_resized(
@@ -63,24 +68,30 @@ class ImageStream(Dataset[Sample]):
 
 
 def training_loader(
-    config: DataConfig, seed: int, rank: int = 0, world: int = 1, micro_batch: int = 1, start: int = 0
+    config: DataConfig,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    micro_batch: int = 1,
+    start: int = 0,
+    *,
+    captions: bool = True,
 ) -> TrainingLoader:
-    """Endless micro-batches of rank `rank`, from global position `start` on.
+    """Endless micro-batches of rank `rank`, from global position `start` on; `captions` as in `open_source`.
 
     After n micro-batches on each rank, the stream stands at `start + n * world * micro_batch`.
 
     Raises:
         UserError: a source cannot be opened.
     """
-    return TrainingLoader(ImageStream(config, seed), rank, world, micro_batch, start)
+    return TrainingLoader(ImageStream(config, seed, captions), rank, world, micro_batch, start)
 
 
 class TrainingLoader:
     """Iterates over `Batch`es, decoding ahead in worker processes.
 
-    Every micro-batch is split over all workers: the rank's sample m goes to worker m mod W. So the first
-    batch is ready W times sooner than with whole batches, and a worker stays in its own lanes of a streamed
-    dataset.
+    Every micro-batch is split over all workers: the rank's sample m goes to worker m mod W, so that the first batch is
+    ready W times sooner than with whole batches. Of streamed sources, a worker stays in its own lanes (`lanes`).
     """
 
     def __init__(self, stream: ImageStream, rank: int, world: int, micro_batch: int, start: int) -> None:
@@ -89,6 +100,7 @@ class TrainingLoader:
         self.stream, self.rank, self.world = stream, rank, world
         self.micro_batch, self.start = micro_batch, start
         self._shares = max(1, stream.config.workers)
+        self._period = lane_period(stream.sources, world, self._shares)
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.stream.config
@@ -101,11 +113,13 @@ class TrainingLoader:
         """For each micro-batch, the global positions of worker 0, of worker 1, ..."""
         for step in count():
             batch = dealt(step, self.micro_batch, self.rank, self.world, self.start)
-            yield from (batch[self._places(step, worker)] for worker in range(self._shares))
+            for worker in range(self._shares):
+                yield [batch[place] for place in self._places(step, worker)]
 
-    def _places(self, step: int, worker: int) -> slice:
+    def _places(self, step: int, worker: int) -> list[int]:
         """Which places of micro-batch `step` a worker fills."""
-        return slice((worker - step * self.micro_batch) % self._shares, None, self._shares)
+        samples = range(step * self.micro_batch, (step + 1) * self.micro_batch)
+        return [place for place, m in enumerate(samples) if m % self._period % self._shares == worker]
 
     def _merge(self, step: int, shares: list[Batch], pin: bool) -> Batch:
         if len(shares) == 1 and not pin:
@@ -116,6 +130,8 @@ class TrainingLoader:
         keys = [""] * self.micro_batch
         for worker, share in enumerate(shares):
             places = self._places(step, worker)
-            pixels[places], captions[places], keys[places] = share["pixels"], share["caption"], share["key"]
+            pixels[places] = share["pixels"]
+            for place, caption, key in zip(places, share["caption"], share["key"], strict=True):
+                captions[place], keys[place] = caption, key
         skipped = [line for share in shares for line in share["skipped"]]
         return {"pixels": pixels, "caption": captions, "key": keys, "skipped": skipped}

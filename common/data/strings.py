@@ -24,8 +24,8 @@ class StringTable(Sequence[str]):
         self.ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     @classmethod
-    def of(cls, content: Any, ends: np.ndarray) -> StringTable:
-        """Around the two arrays of another table; `content` may be a slice of a file."""
+    def of(cls, content: Any, ends: Any) -> StringTable:
+        """Around the two arrays of another table, or what is sliced and indexed like them."""
         table = cls(())
         table.content, table.ends = content, ends
         return table

@@ -7,14 +7,19 @@ built, a codebook was started, or hours of training.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from common import dist
-from common.data.config import SourceConfig
-from common.data.evaluation import evaluation_loader
+from common.data.accounts import accounts
+from common.data.blobs import is_url, stat
+from common.data.config import DataConfig, SourceConfig
+from common.data.corrupt import CorruptCounter
+from common.data.evaluation import EvaluationLoader
+from common.data.folder_captions import is_ending
+from common.data.open import open_indexed
 from common.data.shards import shard_paths
 from common.errors import UserError, refusing
 from common.files import write_png
@@ -22,7 +27,7 @@ from common.training.checkpoint import CheckpointConfig
 from common.training.reporter import LoggingConfig
 from common.training.writers import check_writer
 
-LOOKED_AT = 16  # pictures of a held-out set
+LOOKED_AT = 1024  # pictures of a held-out set, over all ranks: seconds, where a run takes days
 
 
 def try_run(run: Path, logging: LoggingConfig) -> None:
@@ -102,28 +107,54 @@ def try_sources(field: str, sources: Iterable[SourceConfig]) -> None:
                 there = Path(source.path).exists()
                 raise UserError(f"{source.path}: " + ("not a folder" if there else "no such folder"))
             paths = shard_paths(source.path) if source.kind == "shards" else []
-            for path in (*paths, source.captions):
+            if any(is_url(path) for path in paths):  # one tells whether there is a way to them
+                stat(paths[0])
+                paths = []
+            beside = source.captions is None or is_ending(source.captions)
+            for path in (*paths, None if beside else source.captions):
                 if path is not None and not Path(path).is_file():
                     raise UserError(f"{path}: no such file")
 
 
-def try_held_out(field: str, source: SourceConfig | str | None, size: int, limit: int, strict: bool) -> None:
-    """Open a held-out set and read its first pictures.
-
-    Args:
-        size: side of the squares, px. limit: how many of it will be measured.
-        strict: a picture that cannot be read is an error here, as in the evaluation itself.
+def told_sources(sources: Mapping[str, SourceConfig], captions: bool) -> list[str]:
+    """Rank 0 opens each source, given by its field, and says what it was given.
 
     Raises:
-        UserError: it is not there, is empty, or its pictures cannot be read.
+        UserError: one cannot be opened, or has no captions where they are wanted.
     """
-    if source is not None and dist.is_main():
-        with refusing(field, UserError):
-            loader = evaluation_loader(
-                source, size, LOOKED_AT, limit=min(limit, LOOKED_AT), skip_corrupt=not strict
-            )
-            for _ in loader:
-                pass
+    return accounts(sources, captions) if dist.is_main() else []
+
+
+def try_held_out(field: str, source: SourceConfig | None, data: DataConfig, limit: int) -> list[str]:
+    """Open a held-out set and decode the pictures that will be measured, at most `LOOKED_AT` at even distances: each
+    rank its share, and all ranks call it. Returns a warning that names what will be left out.
+
+    Args:
+        data: how pictures become squares, and which share of them may be unreadable. limit: how many will be measured.
+
+    Raises:
+        UserError: it is not there, is empty, or more of it cannot be read than `data.max_corrupt_share` allows.
+    """
+    if source is None:
+        return []
+    with refusing(field, UserError):
+        images = open_indexed(source)
+        measured = min(limit, len(images))
+        looked_at = min(measured, LOOKED_AT)
+        spread = [place * measured // looked_at for place in range(looked_at)]
+        loader = EvaluationLoader(
+            source=images,
+            images=spread[dist.rank() :: dist.world()],
+            size=data.image_size,
+            batch=16,
+            skip_corrupt=True,
+            max_pixels=data.max_pixels,
+        )
+        corrupt = CorruptCounter(data.max_corrupt_share, "data.max_corrupt_share", minimum=1)
+        for batch in loader:
+            corrupt.add(batch["skipped"], len(batch["key"]) + len(batch["skipped"]))
+        skipped, told = corrupt.check_together()
+    return [f"warning: {field}: {told}"] if skipped else []
 
 
 def schedule_warnings(

@@ -13,7 +13,7 @@ decide alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +86,8 @@ class Guard:
         self.rollbacks = 0
         self.latest = ""  # what was said of the latest bad steps
         self._pending: list[tuple[int, dict[str, Tensor | bool]]] = []  # steps whose flags were not read
-        self._keys: dict[int, list[str]] = {}  # of the pending steps, this rank's samples
+        # Of the pending steps, this rank's samples, and how to name them.
+        self._keys: dict[int, list[tuple[Callable[[Any], str], Any]]] = {}
         self._taken: dict[str, int] = {}
 
     # --- A step
@@ -97,9 +98,9 @@ class Guard:
         self._taken = {name: engine.global_steps for name, engine in self.engines.items()}
         self._keys[step] = []
 
-    def see(self, keys: Iterable[str]) -> None:
-        """The samples of a micro-step, to name them if the step was bad."""
-        self._keys[self.step] += keys
+    def see(self, keys: Iterable[Any], name: Callable[[Any], str] = str) -> None:
+        """The samples of a micro-step; `name` names them if the step was bad."""
+        self._keys[self.step] += [(name, key) for key in keys]
 
     def veto(self, engine: Any, loss: Tensor) -> Tensor:
         """The loss of a micro-step to go backward from; NaN if the step is a spike and the recipe drops those."""
@@ -209,7 +210,7 @@ class Guard:
             causes=mine,
             terms=self.terms.take_bad() if mine else {},
             gradients={name: self._names(name) for name in self.dropped} if mine else {},
-            keys={step: self._keys.get(step, []) for step in mine},
+            keys={step: [name(key) for name, key in self._keys.get(step, ())] for step in mine},
         )
         self._pending, self._keys = [], {}
         ranks = dist.gather_objects(seen)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from common.data.accounts import numbered, planned_accounts
+from common.data.config import SourceConfig
 from common.errors import UserError
 from common.training.engine import BatchConfig, EngineConfig, Precision
 
@@ -36,6 +38,16 @@ def batch_line(batch: BatchConfig, ranks: int) -> str:
     """
     parts = f"{batch.micro_size} micro x {batch.accumulation(ranks)} accumulation x {ranks} ranks"
     return f"global batch     {batch.global_size} = {parts}"
+
+
+def source_lines(sources: Iterable[SourceConfig], captions: bool) -> list[str]:
+    """A line for each of `data.sources`: pictures, and captions where they are wanted.
+
+    Raises:
+        UserError: one that is here cannot be opened, or has no captions where they are wanted.
+    """
+    lines = planned_accounts(numbered("data.sources", sources), captions)
+    return [f"{'source':16} {line}" for line in lines]
 
 
 def memory_lines(

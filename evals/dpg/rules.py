@@ -20,10 +20,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
 from common.errors import UserError, refusing
+from common.text import BYTE_ORDER_MARK, read_text
 
 Mode = Literal["official", "fixed"]
 Answers = Mapping[int, bool]
@@ -183,11 +185,8 @@ def _percent(values: Iterable[float]) -> float:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """(number of the row, from 2 for the first after the header; its fields by column)."""
-    with (
-        refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError, csv.Error),
-        path.open(encoding="utf-8", newline="") as file,
-    ):
-        reader = csv.DictReader(file)
+    with refusing(f"{path}: cannot be read", csv.Error):
+        reader = csv.DictReader(StringIO(read_text(path), newline=""))
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path}: no column {missing[0]}")
@@ -196,7 +195,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             short = [name for name in COLUMNS if name != "text" and not row[name]]
             if short:
                 raise UserError(f"{path}: row {number}: {short[0]}: empty")
-            rows.append((number, dict(row)))
+            rows.append((number, {**row, "text": row["text"].removeprefix(BYTE_ORDER_MARK)}))
     if not rows:
         raise UserError(f"{path}: no questions")
     return rows

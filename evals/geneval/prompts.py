@@ -19,7 +19,7 @@ from pathlib import Path
 from common.data.decoding import read_notes
 from common.errors import UserError, refusing
 from common.files import write_text
-from common.text import checked, read_lines
+from common.text import checked, parse_json, read_lines, read_text
 from evals.geneval.rules import Metadata, judge
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/djghosh13/geneval/main/prompts/evaluation_metadata.jsonl"
@@ -122,15 +122,14 @@ def sha256_of(prompts: Sequence[Prompt]) -> str:
 
 
 def _read_metadata(path: Path) -> Metadata:
-    with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError):
-        return _metadata(path.read_text(encoding="utf-8"), str(path))
+    return _metadata(read_text(path), str(path))
 
 
 def _metadata(line: str, where: str) -> Metadata:
+    metadata = parse_json(line, where)
     with refusing(f"{where}: no GenEval metadata", ValueError, KeyError, TypeError, AttributeError):
-        metadata = json.loads(line)
         if not isinstance(metadata["prompt"], str) or not metadata["prompt"]:
             raise ValueError("prompt: expected a text")
-        checked(metadata["prompt"], f"{where}: prompt")
+        metadata["prompt"] = checked(metadata["prompt"], f"{where}: prompt")
         judge(metadata, [])  # refuses what no rule covers
     return metadata

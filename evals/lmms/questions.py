@@ -16,8 +16,8 @@ from typing import Any
 from common.errors import UserError, refusing
 from common.files import write_text
 from evals.lmms.tasks import WHOLE
-from understanding.annotations import read_records
 from understanding.conversation import BadSample, questions, read_conversation
+from understanding.records.json_file import read_records
 from understanding.templates import IMAGE_TOKEN
 
 WORDS = 3  # of an answer that is asked for
@@ -38,7 +38,9 @@ def read_questions(path: Path, images: Path) -> list[dict[str, Any]]:
     for number, (_, _, record) in enumerate(read_records(str(path)), 1):
         with refusing(f"{path}: record {number}", BadSample):
             talk = read_conversation(record)
-        pictures = [str(images / name) for name in talk.images]
+        if any(isinstance(picture, bytes) for picture in talk.images):
+            raise UserError(f"{path}: record {number}: image: expected a file, found a picture in the record")
+        pictures = [str(images / str(name)) for name in talk.images]
         for picture in pictures:
             if not Path(picture).is_file():
                 raise UserError(f"{path}: record {number}: image: {picture}: no such file")

@@ -1,25 +1,19 @@
 """Prompts to tune on: never a benchmark's, whose figures would then tell nothing.
 
 What is notable here: the texts of GenEval and of DPG-Bench are known by a short hash each, so that they are refused
-where neither is at hand. `python -m evals.tuning.prompts NAME=FILE...` makes the table from one prompt a line.
+where neither is at hand (`common/benchmark_prompts.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, refusing, run_cli
-from common.files import write_json
-from common.text import checked, read_lines, shown
-
-KNOWN = Path(__file__).with_name("benchmark_prompts.json")
-DIGITS = 8  # of a hash; one prompt in two million would be refused by accident
+from common.benchmark_prompts import hashed, known_hashes
+from common.errors import UserError
+from common.text import checked, parse_json, read_lines, shown
 
 
 @dataclass(frozen=True)
@@ -55,22 +49,6 @@ def read_tuning_prompts(path: Path, held_out: Sequence[Path], limit: int | None 
     return found
 
 
-def known_hashes() -> dict[str, str]:
-    """The benchmark of each hash."""
-    table = json.loads(KNOWN.read_text(encoding="utf-8"))
-    return {
-        joined[place : place + DIGITS]: name
-        for name, joined in table.items()
-        for place in range(0, len(joined), DIGITS)
-    }
-
-
-def hashed(text: str) -> str:
-    """Of the words alone: neither case nor punctuation nor white space make another prompt."""
-    kept = "".join(letter if letter.isalnum() else " " for letter in text.lower())
-    return hashlib.blake2b(" ".join(kept.split()).encode(), digest_size=DIGITS // 2).hexdigest()
-
-
 def _read(path: Path) -> Iterable[TuningPrompt]:
     for number, line in read_lines(path):
         where = f"{path}: line {number}"
@@ -78,20 +56,7 @@ def _read(path: Path) -> Iterable[TuningPrompt]:
             continue
         metadata: Any = {"prompt": line.strip()}
         if path.suffix == ".jsonl":
-            with refusing(f"{where}: expected an object with `prompt`", ValueError, RecursionError):
-                metadata = json.loads(line)
+            metadata = parse_json(line, where)
         if not isinstance(metadata, dict) or not isinstance(metadata.get("prompt"), str):
             raise UserError(f"{where}: expected an object with `prompt`")
         yield TuningPrompt(checked(metadata["prompt"], where), metadata)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    table = {}
-    for argument in sys.argv[1:] if argv is None else argv:
-        name, _, path = argument.partition("=")
-        table[name] = "".join(sorted({hashed(line) for _, line in read_lines(Path(path)) if line.strip()}))
-    write_json(KNOWN, table)
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -74,7 +74,7 @@ def test_a_run_that_can_begin_leaves_nothing(job: str, shelf: Path, tmp_path: Pa
             "evaluation.source: gone.json: annotations: no such file",
         ),
         ("generation", "model.tokenizer.source={shelf}/gone", "model.tokenizer.source: "),
-        ("generation", "data.codes={shelf}/gone", "data.codes: .*gone/source_0: no such folder"),
+        ("generation", "data.codes={shelf}/gone", "data.codes: .*gone/codes.json: no extracted codes there"),
         ("generation", "evaluation.source.path={shelf}/gone", "evaluation.source: .*gone: no such folder"),
     ],
 )
@@ -84,11 +84,29 @@ def test_what_is_not_there_is_found(job: str, override: str, named: str, shelf: 
     assert "\n" not in str(error.value)
 
 
-def test_a_held_out_picture_that_cannot_be_read_is_found(shelf: Path, tmp_path: Path) -> None:
-    held_out = tiny.write_pictures(tmp_path / "held_out", count=3)
-    (held_out / "002.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"evaluation.images: .*002.png"):
-        begin("tokenizer", shelf, tmp_path / "run", f"evaluation.images={held_out}")
+def damaged_held_out(folder: Path) -> Path:
+    """Forty pictures, the last of them torn behind its header."""
+    held_out = tiny.write_pictures(folder, count=40)
+    sound = (held_out / "039.png").read_bytes()
+    (held_out / "039.png").write_bytes(sound[: len(sound) // 2])
+    return held_out
+
+
+@pytest.mark.parametrize("job", ["tokenizer", "generation"])
+def test_held_out_pictures_are_looked_at(job: str, shelf: Path, tmp_path: Path) -> None:
+    """All that will be measured: refused beyond the recipe's share, else named."""
+    held_out = damaged_held_out(tmp_path / "held_out")
+    field = "evaluation.images" if job == "tokenizer" else "evaluation.source.path"
+    overrides = [f"{field}={held_out}", "evaluation.limit=40"]
+    if job == "generation":
+        overrides.append("evaluation.source.unconditional=true")
+    with pytest.raises(UserError, match=r"evaluation\.\w+: 1 of 40 images .*max_corrupt_share.*039\.png"):
+        begin(job, shelf, tmp_path / "run", *overrides)
+    lines = begin(job, shelf, tmp_path / "run", *overrides, "data.max_corrupt_share=0.03")
+    assert any(
+        "1 of 40 images cannot be read and are left out: " in line and "039.png" in line for line in lines
+    )
+    begin(job, shelf, tmp_path / "run", *overrides, "evaluation.limit=39")
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "pictures"])

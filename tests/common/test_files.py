@@ -33,7 +33,8 @@ from common.files import (
     write_text,
     writing,
 )
-from generation.codes import CodeFacts, write_shard
+from generation.codes.facts import CodeFacts
+from generation.codes.shard import ShardOrigin, write_captions, write_shard
 
 ROOT = Path(__file__).parents[2]
 
@@ -330,10 +331,11 @@ def test_exports_can_be_read_by_whom_the_umask_lets(what: str, umask: int, tmp_p
         tiny_generator.write_generator(out)
     elif what == "codes":
         facts = CodeFacts(
-            vqrae_sha256="", codebook_size=4, grid=(2, 2), image_size=8, crop="center", precision="fp32",
-            source={}, images=1, shard_size=1,
-        )  # fmt: skip
-        write_shard(out / "0.safetensors", facts, [np.zeros((2, 2), np.int64)], ["x"], ["a"], [])
+            vqrae_sha256="", codebook_size=4, grid=(2, 2), image_size=8, crop="center", precision="fp32"
+        )
+        origin = ShardOrigin("", "", 0, 1, "")
+        write_shard(out / "0.safetensors", facts, origin, [np.zeros((2, 2), np.int64)], ["a"], [])
+        write_captions(out / "1.safetensors", "0", ["x"])
     else:
         vqrae = tiny_generator.write_vqrae(tmp_path / "first")
         (vqrae if what == "vqrae" else vqrae.encoder).save_pretrained(out)

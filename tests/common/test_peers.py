@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,3 +208,33 @@ def test_a_restart_does_not_find_the_addresses_of_those_that_are_gone(
     assert not again.check(["0/rank 1"])
     again.set("0/rank 1", "127.0.0.1:2")
     assert joined(monkeypatch, kept, "0")["store"].get("0/rank 1") == b"127.0.0.1:1"
+
+
+@pytest.mark.slow
+def test_no_run_meets_the_memory_that_a_killed_one_has_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What DeepSpeed's launcher does at every start: the same port, unless it is told another one."""
+    import deepspeed
+
+    from common import dist, host_memory
+
+    monkeypatch.setattr(host_memory, "SEGMENTS", tmp_path)
+    monkeypatch.setattr(dist.torch_dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(dist, "_join", lambda *_: None)
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    found: list[str] = []
+
+    def meet(*_: Any, **__: Any) -> None:  # the name that shm.cpp makes
+        name = f"deepspeed_allreduce_buffer_{os.getuid()}_127.0.0.1_{os.environ['MASTER_PORT']}_0"
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).touch()
+        found.append(name)
+
+    monkeypatch.setattr(deepspeed, "init_distributed", meet)
+    for _ in range(2):
+        dist.start()
+        assert os.environ["MASTER_PORT"] == "29500" and not list(tmp_path.iterdir())
+    meet()  # of another port, and of a run that was killed
+    dist.start()
+    assert list(tmp_path.iterdir()) == [tmp_path / found[2]] and len(set(found)) == 4

@@ -14,9 +14,11 @@ import pytest
 import tiny_generator
 from PIL import Image, ImageDraw
 
+from common import benchmark_prompts
+from common.benchmark_prompts import hashed, known_hashes
 from common.errors import UserError, run_cli
-from evals.tuning import kept_scores, prompts
-from evals.tuning.prompts import TuningPrompt, hashed, known_hashes, read_tuning_prompts
+from evals.tuning import kept_scores
+from evals.tuning.prompts import TuningPrompt, read_tuning_prompts
 from evals.tuning.scorers import ClipScorer, DetectorScorer
 from evals.tuning.search import budget, difference, rounds, search
 from generation.generator import Generator
@@ -91,9 +93,9 @@ def test_benchmarks_are_refused_however_they_are_written(tmp_path: Path) -> None
 
 
 def test_the_table_is_made_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts, "KNOWN", tmp_path / "known.json")
+    monkeypatch.setattr(benchmark_prompts, "KNOWN", tmp_path / "known.json")
     (tmp_path / "a.txt").write_text("one\ntwo\n")
-    prompts.main([f"A={tmp_path / 'a.txt'}"])
+    benchmark_prompts.main([f"A={tmp_path / 'a.txt'}"])
     assert known_hashes() == {hashed("one"): "A", hashed("two"): "A"}
 
 

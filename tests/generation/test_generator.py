@@ -522,7 +522,7 @@ def test_a_folder_is_extended_by_prompts_and_by_numbers(
         ("{folder} \ud83d", "is no valid Unicode"),
         ("{folder} --prompts {out}/nul.txt", "nul.txt: line 2: character 2 is a NUL"),
         ("{folder} --prompts {out}/half.jsonl", "half.jsonl: line 1: character 1 is no valid Unicode"),
-        ("{folder} --prompts {out}/deep.jsonl", "deep.jsonl: line 1: expected an object with `prompt`"),
+        ("{folder} --prompts {out}/deep.jsonl", "deep.jsonl: line 1: no valid JSON: "),
         ("{folder} x --top-k 33", "--top-k: expected at most the 32 codes, found 33"),
         ("{folder} x --top-p 0", "--top-p: expected over 0"),
         ("{folder} x --tokens 15", "tokens: this generator was trained on 16 codes"),

@@ -13,6 +13,7 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from common.config import ConfigError
+from common.data.corrupt import CorruptCounter
 from common.data.images import to_float
 from common.errors import UserError
 from common.training.records import read_records
@@ -56,7 +57,7 @@ def test_the_held_out_set_is_measured_by_the_encoder_that_the_run_started_from(
     features: list[list[Tensor]] = [[], []]
     apart = []
     with torch.no_grad():
-        for pixels in held_out.held_out_batches(config, CPU):
+        for pixels in held_out.held_out_batches(config, CPU, CorruptCounter(1.0)):
             rebuilt = model.eval()(pixels).reconstruction.clamp(0, 1).mul(255).round().div(255)
             for kept, shown in zip(features, (pixels, rebuilt), strict=True):
                 kept.append(encoder(shown).mean(dim=1))

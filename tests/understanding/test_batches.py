@@ -100,6 +100,44 @@ def test_the_order_is_the_same_on_every_machine_and_version() -> None:
     assert plan.units(0) == [(8,), (3,), (2,), (6,), (4,), (0,), (5,), (7,), (9,), (1,)]
 
 
+def epochs_of(plan: BatchPlan, count: int) -> list[Counter[int]]:
+    """How often each sample comes in each epoch."""
+    return [
+        Counter(
+            index
+            for step in range(plan.steps(n), plan.steps(n + 1))
+            for unit in plan.units(step)
+            for index in unit
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"group": "modality_length"}, {"pack_length": 100}])
+def test_a_weight_says_how_often_samples_come(options: dict[str, Any]) -> None:
+    """Half of a source in each epoch, the other half in the next; two and a half times all of another."""
+    usable = np.full(50, True)
+    usable[[3, 30]] = False
+    spans = [(0, 21, 0.5), (21, 40, 2.5), (40, 50, 1.0)]
+    plan = make_plan(50, usable=usable, spans=spans, **options)
+    first, second = epochs_of(plan, 2)
+    halves = [{index for index in epoch if index < 21} for epoch in (first, second)]
+    assert len(halves[0]) == len(halves[1]) == 10 and not halves[0] & halves[1]
+    assert halves[0] | halves[1] == set(range(21)) - {3}
+    both = first + second
+    assert {both[index] for index in range(21, 40) if index != 30} == {5}
+    assert all(epoch[index] == 1 for epoch in (first, second) for index in range(40, 50))
+    again = make_plan(50, usable=usable, spans=spans, **options)
+    assert again.units(plan.steps(2)) == plan.units(plan.steps(2))  # with nothing drawn before
+    assert epochs_of(make_plan(50, usable=usable, spans=spans, seed=4, **options), 1) != [first]
+
+
+def test_weights_of_one_change_nothing() -> None:
+    plain, spans = make_plan(50), [(0, 20, 1.0), (20, 50, 1.0)]
+    stated = make_plan(50, spans=spans)
+    assert [plain.units(step) for step in range(20)] == [stated.units(step) for step in range(20)]
+
+
 def test_modalities_stay_apart() -> None:
     plan = make_plan(400, group="modality_length", global_size=16)
     kinds = []

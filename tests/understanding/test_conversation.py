@@ -262,6 +262,14 @@ def test_a_single_image_comes_first() -> None:
     assert later.messages[2]["content"] == "<image>\nLook:"
 
 
+def test_images_that_no_message_mentions_come_first() -> None:
+    one = read_conversation(record(" How many?", "4", "And dogs?", "5", images="a.jpg"))
+    assert one.messages[0]["content"] == "<image>\nHow many?" and one.images == ("a.jpg",) and one.unmentioned
+    two = read_conversation(record("How many?", "4", images=["a", "b"], system="Be brief."))
+    assert [turn["content"] for turn in two.messages] == ["Be brief.", "<image>\n<image>\nHow many?", "4"]
+    assert not read_conversation(ONE).unmentioned and not read_conversation(TEXT).unmentioned
+
+
 def test_published_quirks() -> None:
     """Ids as numbers, a first answer that nothing asks for, roles by other names, an image of null."""
     turns = [{"from": "gpt", "value": "Hi."}, *TEXT["conversations"]]
@@ -292,7 +300,7 @@ BAD: list[tuple[Any, str]] = [
     (record("<image><image><image>", "x", images=["a", "b"]), "more image placeholders than images: 3 for 2"),
     (record("<image>", "x", images=["a", "b"]), "fewer image placeholders than images: 1 for 2"),
     (record("x", "x", system="<image>", images="a.jpg"), "an image placeholder in the system's text"),
-    (record("<image>", "x", images=[1]), "image is no path: [1]"),
+    (record("<image>", "x", images=[1]), "image is no path: 1"),
     (record("<image>", "x", images={"a": 1}), "image is no path: {'a': 1}"),
 ]
 

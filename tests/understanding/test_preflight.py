@@ -21,7 +21,17 @@ def recipe(folder: Path, *overrides: str, family: str = "llama") -> Path:
     made = llama_text_tokenizer() if family == "llama" else qwen_text_tokenizer()
     made.save_pretrained(folder / family)
     (folder / f"{family}.json").write_text(
-        json.dumps({"model_type": family, "hidden_size": 16, "num_hidden_layers": 2, "vocab_size": len(made)})
+        json.dumps(
+            {
+                "model_type": family,
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "vocab_size": len(made),
+            }
+        )
     )
     config = tiny.understanding_recipe(folder, folder / "run", *tiny.FINE_TUNING, *overrides, kind=family)
     path = folder / "recipe.yaml"
@@ -38,6 +48,10 @@ def test_a_sound_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "USER: <image> x 16" in told
     assert "What color is the large triangle? ASSISTANT:⟦ red</s>⟧USER: Describe it" in told
     assert (tmp_path / "run" / "preflight.txt").read_text() == ""
+    assert re.search(
+        r"^asked for +[\d,]+ pictures/s by each H100 at 40% of its peak, [\d,]+ by 8$", told, re.M
+    )
+    assert re.search(r"^decoding +[\d,]+ pictures/s on one core", told, re.M)
 
 
 def test_what_would_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from common.errors import UserError, refusing
+from common.text import parse_json
 from understanding.chat.turns import checked_text, read_picture
 
 FIELDS = {
@@ -82,8 +83,7 @@ def read_questions(path: Path, folder: Path | None = None) -> Iterator[Question 
 
 
 def _read(number: int, line: bytes, folder: Path) -> Question:
-    with refusing("no JSON in UTF-8", ValueError, RecursionError):
-        record = json.loads(line.decode("utf-8"))
+    record = parse_json(line, "the line")
     if not isinstance(record, dict):
         raise UserError(f"expected an object, found {type(record).__name__}")
     stated: dict[str, Any] = {}

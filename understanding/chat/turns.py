@@ -16,6 +16,7 @@ from PIL import Image
 
 from common.data.images import MAX_ASPECT, CorruptImage, open_image
 from common.errors import UserError, refusing
+from common.text import BYTE_ORDER_MARK, flaw
 from understanding.templates import IMAGE_TOKEN
 
 Part = Mapping[str, Any]
@@ -30,7 +31,6 @@ Request = tuple[Sequence[Image.Image], Sequence[Message]]
 """Pictures, and the turns so far, the last one the user's."""
 
 DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def placed(messages: Sequence[Mapping[str, str]]) -> list[Message]:
@@ -113,11 +113,9 @@ def checked_text(text: Any) -> str:
     """
     if not isinstance(text, str):
         raise UserError(f"expected text, found {type(text).__name__}")
-    if found := SURROGATE.search(text):
-        raise UserError(f"no Unicode text: half of a surrogate pair at character {found.start() + 1}")
-    if "\0" in text:
-        raise UserError(f"no text: a NUL at character {text.index(chr(0)) + 1}")
-    return text.removeprefix("\ufeff")
+    if found := flaw(text):
+        raise UserError(found)
+    return text.removeprefix(BYTE_ORDER_MARK)
 
 
 def _parts(message: Message) -> Iterator[Part]:
