@@ -145,15 +145,18 @@ def _meet(device: torch.device, limits: ProcessConfig) -> None:
         if is_main():
             lost = f"a process that hangs is found after {limits.collective_timeout:.0f} s only"
             print(f"warning: the processes cannot watch each other ({error}); {lost}", file=sys.stderr)
-    errors.tell_peers = _tell_peers
+    errors.tell_peers, errors.lost_peer = _tell_peers, _lost_peer
 
 
 def _tell_peers(error: BaseException) -> bool:
     """Whether this process is the one to tell that `error` ended it."""
     global _failed
     _failed = True
-    consequence = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
-    return _peers is None or _peers.failed(errors.one_line(error), consequence)
+    return _peers is None or _peers.failed(errors.one_line(error), _lost_peer(error))
+
+
+def _lost_peer(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
 
 
 def end_all(message: str) -> None:

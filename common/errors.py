@@ -81,6 +81,8 @@ def refusing(where: object, *kinds: type[Exception]) -> Iterator[None]:
 
 tell_peers: Callable[[BaseException], bool] | None = None
 """Set where there are other processes (`common/dist.py`): tells them, and says whether this one is to speak."""
+lost_peer: Callable[[BaseException], bool] | None = None
+"""Set there too: whether the error is one that the end of another process leads to."""
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -113,7 +115,14 @@ def run_cli(main: Callable[[], None]) -> None:
             if speaks:
                 print(f"error: {said}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)
-        if speaks:
+        if lost_peer is not None and lost_peer(error):
+            if speaks:  # before anybody knew more of it
+                said = one_line(error)[:LONGEST]
+                print(
+                    f"error: another process of this run is gone, its own error says why ({said})",
+                    file=sys.stderr,
+                )
+        elif speaks:
             raise
         sys.exit(EXIT_OTHER_FAILED)
 

@@ -17,7 +17,7 @@ import argparse
 import warnings
 from typing import TYPE_CHECKING
 
-from common.command import add_batch_size, add_device, positive
+from common.command import a_seed, add_batch_size, add_device, positive
 from common.errors import UserError, run_cli
 from common.files import write_json, write_png
 from evals.command import build_parser as shared_parser
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--clusters", type=positive, default=8, help="k of k-means (default: 8)")
     parser.add_argument("--shown", type=positive, default=8, help="pictures drawn of each (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of k-means (default: 0)")
+    parser.add_argument("--seed", type=a_seed, default=0, help="of k-means (default: 0)")
     add_batch_size(parser)
     add_device(parser)
     return parser

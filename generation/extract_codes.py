@@ -128,6 +128,7 @@ def extract(
     encoder = CodeEncoder(vqrae.to(device), config.model.tokenizer.precision)
     with Leases(root / "leases", stale) as leases:
         Worker(sources, facts, encoder, config.data, batch_size, leases, shows=speaks).run()
+        leases.forget(job.shard for jobs in sources for job in jobs.jobs)
         lines = [jobs.finish(config.data.max_corrupt_share) for jobs in sources]
     if speaks:
         print(*(f"{root}: {line}" for line in [*lines, *_left(root, sources)]), sep="\n")

@@ -94,6 +94,8 @@ def hub(root: Path, text: str) -> str | None:
 
 
 DATA: dict[str, Entrance] = {
+    "shards .txt": lambda root, text: shard(root, "0.txt", raw(text)),
+    "shards .json": lambda root, text: shard(root, "0.json", json.dumps({"caption": text}).encode()),
     "captions.jsonl": lambda root, text: folder(root, "captions.jsonl", line(caption=text)),
     "metadata.jsonl": lambda root, text: folder(root, "metadata.jsonl", line(text=text)),
     ".txt": lambda root, text: folder(root, "0.txt", raw(text)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
-from common.data.blobs import open_blob
+from common.data.blobs import is_url, open_blob
 from common.data.images import MAX_ASPECT, CorruptImage, open_image, read_size
 from common.errors import LONGEST, UserError
 from common.files import writing
@@ -27,7 +27,7 @@ def located(name: str, images: str | None, beside: str) -> Path | str:
     """
     if name.startswith("file://"):
         return Path(unquote(name.removeprefix("file://").removeprefix("localhost")))
-    if "://" in name:
+    if is_url(name):
         return name
     return (Path(beside).parent if images is None else Path(images)) / name
 

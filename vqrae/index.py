@@ -13,7 +13,6 @@ them are exit code 2, and the index of the sound ones is kept.
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from common.command import positive
@@ -51,23 +50,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 def lines_of(catalogue: Catalogue) -> list[str]:
     """What there is in the sound shards, a line for each kind of thing."""
-    from common.data.tars.selection import listing, total
+    from common.data.tars.selection import listing
     from common.data.tars.store import folder_of, place_of
 
-    summaries = catalogue.summaries
-    samples = sum(each.samples for each in summaries)
-    lines = [f"shards: {len(summaries)}, and {len(catalogue.damaged)} damaged", f"samples: {samples}"]
-    lines.append(f"pictures: {listing(total(each.pictures for each in summaries), '.')}")
-    lines.append(f"other members: {listing(total(each.others for each in summaries), '.')}")
-    lines.append(f"keys of .json: {listing(total(each.fields for each in summaries))}")
-    lines.append(f"captions in the standard places: {sum(each.captions for each in summaries)}")
-    counts: Counter[str] = Counter()
+    counts = catalogue.counts
+    lines = [
+        f"shards: {len(counts)}, and {len(catalogue.damaged)} damaged",
+        f"samples: {counts.total('samples')}",
+        f"pictures: {listing(counts.totals('pictures'), '.')}",
+        f"other members: {listing(counts.totals('others'), '.')}",
+        f"keys of .json: {listing(counts.totals('fields'))}",
+        f"captions in the standard places: {counts.total('captions')}",
+    ]
     first: dict[str, str] = {}
-    for path, each in zip(catalogue.paths, summaries, strict=True):
-        for reason, (count, name) in each.left_out.items():
-            counts[reason] += count
+    for path, of_shard in zip(catalogue.paths, counts.rest["first_left_out"], strict=True):
+        for reason, name in of_shard.items():
             first.setdefault(reason, f"{path}: {name}")
-    lines += [f"left out: {count} {reason}, the first: {first[reason]}" for reason, count in counts.items()]
+    for reason, count in counts.totals("left_out").items():
+        lines.append(f"left out: {count} {reason}, the first: {first[reason]}")
     places = {
         str(place) for folder in {folder_of(path) for path in catalogue.paths} if (place := place_of(folder))
     }

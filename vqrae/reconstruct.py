@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import add_device
+from common.command import add_device, positive
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", type=Path, help="picture, or folder of pictures")
     parser.add_argument("target", metavar="OUT", type=Path, help="PNG file, or folder")
     parser.add_argument("--square", action="store_true", help="centre crop, as in training")
-    parser.add_argument("--size", type=int, metavar="PX", help="shorter edge (default: the model's size)")
+    parser.add_argument(
+        "--size", type=positive, metavar="PX", help="shorter edge (default: the model's size)"
+    )
     parser.add_argument("--side-by-side", action="store_true", help="write original and reconstruction")
     add_device(parser)
 
@@ -115,7 +117,7 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
         if target.is_file():
             raise UserError(f"{target}: is a file; a folder of pictures needs a folder to write to")
-        pictures = FolderSource(SourceConfig(kind="folder", path=str(source)))
+        pictures = FolderSource(SourceConfig(kind="folder", path=str(source), unconditional=True))
         keys = [Path(pictures.read(index).key) for index in range(len(pictures))]
         # Pictures that differ in their extension only keep it, so that neither overwrites the other.
         taken = Counter(key.with_suffix("") for key in keys)

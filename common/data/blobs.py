@@ -86,8 +86,10 @@ def stat(path: str) -> Stat:
     """
     if is_url(path):
         return stat_url(path)
-    with refusing(f"{path}: cannot be read", OSError):
-        found = Path(path).stat()
+    try:  # lean: it is asked of every shard of a set
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return Stat(found.st_size, str(found.st_mtime_ns))
 
 
@@ -122,7 +124,7 @@ def listed(pattern: str, suffixes: Sequence[str] = (), what: str = "files") -> l
         if is_url(part):
             found = list_urls(part, suffixes)
         elif Path(part).is_dir():
-            found = [str(path) for path in Path(part).rglob("*") if _is_wanted(path, suffixes)]
+            found = _below(part, tuple(suffixes))
         elif glob.has_magic(part) and not Path(part).exists():
             root, rest = _rooted(Path(part))
             matches = root.glob(rest)
@@ -143,9 +145,21 @@ def _rooted(pattern: Path) -> tuple[Path, str]:
     return root, str(Path(*parts))
 
 
-def _is_wanted(path: Path, suffixes: Sequence[str]) -> bool:
-    name = path.name
-    return not name.startswith(".") and (not suffixes or name.endswith(tuple(suffixes))) and path.is_file()
+def _below(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Files at any depth; links are followed, but not back up."""
+    found, visited = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        wanted = [
+            name for name in names if not name.startswith(".") and (not suffixes or name.endswith(suffixes))
+        ]
+        found += [f"{place.rstrip('/')}/{name}" for name in wanted]
+    return found
 
 
 def expand_braces(pattern: str) -> list[str]:

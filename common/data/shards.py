@@ -42,16 +42,15 @@ class ShardSource(IndexedSource):
         self.name = config.path
         catalogue = catalogued(shard_paths(config.path))
         refuse_damaged(catalogue, config.path, config.max_damaged_shards)
-        self._selection = Selection.stated(config)
-        self._selection.check(config.path, catalogue.summaries)
+        self._selection, self._unconditional = Selection.stated(config), config.unconditional
+        counts = catalogue.counts
+        self._selection.check(config.path, counts, captions=not config.unconditional)
         self._account = self._selection.account(catalogue)
-        self._doubt = self._selection.doubt(catalogue.summaries)
         self._paths = StringTable(catalogue.paths)
         self._names = StringTable(part_names(catalogue.paths))
-        self._sizes = np.array([each.size for each in catalogue.summaries], dtype=np.int64)
-        self._versions = StringTable(each.version for each in catalogue.summaries)
-        counts = np.array([self._selection.count(each) for each in catalogue.summaries], dtype=np.int64)
-        self._order = WindowOrder(counts, config.window)
+        self._sizes = counts.numbers["size"]
+        self._versions = StringTable(counts.rest["version"])
+        self._order = WindowOrder(self._selection.count(counts), config.window)
         if not len(self._order):
             left_out = "".join(f"; {count} {reason}" for reason, count in self._account.left_out.items())
             raise UserError(f"{config.path}: no images in {len(catalogue.paths)} shards{left_out}")
@@ -61,9 +60,6 @@ class ShardSource(IndexedSource):
 
     def account(self) -> Account:
         return self._account
-
-    def doubt(self) -> str | None:
-        return self._doubt
 
     def parts(self) -> list[Part]:
         counts = np.diff(self._order.ends, prepend=0)
@@ -90,7 +86,9 @@ class ShardSource(IndexedSource):
         }
         picture = members.read(path, self._selection.picture_of(of_sample))
         key = f"{self._names[shard]}/{members.keys[sample]}"
-        return RawImage(key, picture, caption_of(texts, self._selection.caption))
+        return RawImage(
+            key, picture, None if self._unconditional else caption_of(texts, self._selection.caption)
+        )
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)

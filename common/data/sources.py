@@ -67,10 +67,6 @@ class Source(ABC):
     def account(self) -> Account:
         return Account(None, None)
 
-    def doubt(self) -> str | None:
-        """Why it is not clear which text is a sample's caption; None where it is. Matters where captions are wanted."""
-        return None
-
     @abstractmethod
     def sample(self, position: int, seed: int, attempt: int = 0) -> RawImage:
         """The sample at a position of this source's own order: a pure function of its arguments.

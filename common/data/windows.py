@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from common.data.order import derive_key, permuted
+from common.data.order import derive_key, permutation, permuted
 
 
 class WindowOrder:
@@ -50,7 +50,7 @@ class WindowOrder:
 def _epoch_plan(order: WindowOrder, key: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pieces of an epoch in order, and the samples up to the end of each piece and of each window."""
     number = len(order.ends)
-    pieces = np.array([permuted(place, number, key) for place in range(number)])
+    pieces = permutation(number, key)
     ends = np.cumsum(np.diff(order.ends, prepend=0)[pieces])
     last = np.minimum(np.arange(order._window, number + order._window, order._window), number) - 1
     return pieces, ends, ends[last]

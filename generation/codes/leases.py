@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,15 @@ class Leases:
                 if not self._is_stale(path):
                     holders.add(path.read_text(encoding="utf-8").strip())
         return sorted(holders - {self.holder, ""})
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove what the dead have left of work that is done, whoever did it, and of themselves."""
+        done = set(names)
+        for path in self.folder.iterdir():
+            if path.name.rpartition(".")[0] in done or (
+                path.name.startswith(".clock.") and self._is_stale(path)
+            ):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self._over.set()

@@ -7,7 +7,7 @@ from io import BytesIO, TextIOWrapper
 
 import pytest
 
-from common.errors import LONGEST, UserError, one_line, out_of_memory, refusing, run_cli
+from common.errors import EXIT_OTHER_FAILED, LONGEST, UserError, one_line, out_of_memory, refusing, run_cli
 
 
 def refused(error: Exception, *kinds: type[Exception]) -> str:
@@ -88,3 +88,18 @@ def test_too_little_memory_is_one_line(error: Exception, capsys: pytest.CaptureF
     assert told.startswith("error: not enough memory; ") and told.count("\n") == 1
     with pytest.raises(KeyError):
         run_cli(lambda: {}["a bug of ours"])
+
+
+def test_a_process_that_lost_another_one_says_so_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("common.errors.lost_peer", lambda error: "reset by peer" in str(error))
+
+    def main() -> None:
+        raise RuntimeError("[gloo/pair.cc:537] Connection reset by peer.\nCheck the logs.")
+
+    with pytest.raises(SystemExit) as ended:
+        run_cli(main)
+    assert ended.value.code == EXIT_OTHER_FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("error: another process of this run is gone") and said.count("\n") == 1

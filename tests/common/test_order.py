@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from common.data.mixture import Mixture, block_counts, locate
-from common.data.order import dealt, derive_key, permuted
+from common.data.order import dealt, derive_key, permutation, permuted
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 16, 17, 100, 1000, 1025])
@@ -130,3 +130,9 @@ def test_mixture_differs_by_seed_and_block() -> None:
         return tuple(locate(36 * number + offset, (27, 5, 4), seed, 1)[0] for offset in range(36))
 
     assert len({block(0, 0), block(0, 1), block(1, 0)}) == 3
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 1000, 4097])
+def test_a_whole_permutation_is_that_of_its_indices(length: int) -> None:
+    for key in (0, 7, 2**64 - 1):
+        assert permutation(length, key).tolist() == [permuted(index, length, key) for index in range(length)]

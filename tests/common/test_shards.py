@@ -13,13 +13,15 @@ import pytest
 from image_sets import add_member, encoded, make_shards, number_of
 
 from common.data import blobs
+from common.data.captions import NO_JSON, NO_TEXT, NO_UNICODE, NO_UTF8
 from common.data.config import DataConfig, SourceConfig
 from common.data.images import open_image
 from common.data.open import open_source
 from common.data.shards import ShardSource, shard_paths
+from common.data.sources import Account
 from common.data.stream import ImageStream
 from common.data.tars import catalogue, store
-from common.data.tars.shard_index import NO_PICTURE, NO_TEXT
+from common.data.tars.shard_index import NO_PICTURE
 from common.errors import FailedRead, UserError
 
 
@@ -82,7 +84,7 @@ def test_several_pictures_need_a_name(tmp_path: Path) -> None:
 
 
 def test_what_the_recipe_names_is_the_caption(tmp_path: Path) -> None:
-    record = {"caption": "alt text", "recaption": "told anew", "many": ["", "first", "second"], "number": 3}
+    record = {"caption": "alt text", "recaption": "told anew", "many": ["first", "second"], "number": 3}
     path = make_tar(
         tmp_path / "a.tar", a__png=1, a__txt=" alt  text\n", a__json=record, a__law__txt="all rights"
     )
@@ -94,9 +96,7 @@ def test_what_the_recipe_names_is_the_caption(tmp_path: Path) -> None:
         ("law.txt", "all rights"),
     ):
         source = opened(path, caption_column=named)
-        assert (
-            told(source) == [("a", 1, caption)] and source.account().captions == 1 and source.doubt() is None
-        )
+        assert told(source) == [("a", 1, caption)] and source.account().captions == 1
     for named in ("number", "gone"):
         with pytest.raises(
             UserError, match=rf"caption_column: no sample has {named}; .*\.txt \(1\).*recaption \(1\)"
@@ -112,31 +112,34 @@ def test_standard_places_and_doubts(tmp_path: Path) -> None:
     for number, (ending, content) in enumerate(places.items()):
         source = opened(make_tar(tmp_path / f"{number}.tar", **{"a__png": 1, f"a__{ending}": content}))
         assert told(source) == [("a", 1, "it")] and source.account().captions == 1, ending
-    source = opened(make_tar(tmp_path / "two.tar", a__png=1, a__txt="one", a__json={"prompt": "other"}))
-    assert source.doubt() == (
-        "caption_column: 1 samples have several texts that may be the caption (a has .txt, `prompt` in .json); name one"
-    )
-    assert opened(tmp_path / "two.tar", caption_column="prompt").doubt() is None
+    path = make_tar(tmp_path / "two.tar", a__png=1, a__txt="one", a__json={"prompt": "other"})
+    with pytest.raises(
+        UserError, match=r"1 samples have several texts .*\(a has .txt, `prompt` in .json\); name"
+    ):
+        opened(path)
+    assert told(opened(path, caption_column="prompt")) == [("a", 1, "other")]
+    assert told(opened(path, unconditional=True)) == [("a", 1, None)]
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("ending", "text", "reason"),
     [
-        {"json": b'{"caption": "half an emoji \\ud83d"}'},
-        {"json": b"{broken"},
-        {"json": b"[" * 100_000},
-        {"json": b'{"caption": "nul \\u0000"}'},
-        {"txt": b"caf\xe9"},
-        {"txt": b" \n"},
+        ("json", b'{"caption": "half an emoji \\ud83d"}', NO_UNICODE),
+        ("json", b"{broken", NO_JSON),
+        ("json", b"[" * 100_000, NO_JSON),
+        ("json", b'{"caption": "nul \\u0000"}', NO_UNICODE),
+        ("json", b'{"caption": 7}', NO_TEXT),
+        ("txt", b"caf\xe9", NO_UTF8),
+        ("txt", b" \n", None),
     ],
 )
-def test_a_caption_that_is_no_text_costs_nothing_but_itself(bad: dict[str, bytes], tmp_path: Path) -> None:
-    members: dict[str, Any] = {"a__png": 1, "b__png": 2, "b__txt": b"\xef\xbb\xbfsound"}
-    source = opened(
-        make_tar(tmp_path / "a.tar", **members, **{f"a__{ending}": text for ending, text in bad.items()})
-    )
+def test_a_caption_that_is_no_text_costs_nothing_but_itself(
+    ending: str, text: bytes, reason: str | None, tmp_path: Path
+) -> None:
+    members: dict[str, Any] = {"a__png": 1, f"a__{ending}": text, "b__png": 2, "b__txt": b"\xef\xbb\xbfsound"}
+    source = opened(make_tar(tmp_path / "a.tar", **members))
     assert told(source) == [("a", 1, None), ("b", 2, "sound")]
-    assert source.account().captions == 1 and source.account().left_out == {NO_TEXT: 1}
+    assert source.account() == Account(2, 1, {reason: 1} if reason else {})
 
 
 def test_every_member_is_accounted_for(tmp_path: Path) -> None:

@@ -48,10 +48,8 @@ def written(pictures: Path) -> list[dict[str, Any]]:
     for number in range(COUNT):
         shown = [names[(number + place) % len(names)] for place in range((1, 2, 0, 1, 1)[number % 5])]
         mentions = "" if number % 5 == 3 else "<image>\n" * len(shown)
-        turns = [
-            {"from": "human", "value": f"{mentions}{'How many? ' * (number % 7)}"},
-            {"from": "gpt", "value": f"{number}"},
-        ]
+        question = f"{mentions}{'How many? ' * (number % 7)}"
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": f"{number}"}]
         records.append({"id": f"r{number}", "images": shown, "conversations": turns, "model": "x"})
     records[4]["conversations"][0]["from"] = "narrator"
     (pictures / "torn.png").write_bytes((pictures / names[0]).read_bytes()[:40])
@@ -158,8 +156,12 @@ def test_five_formats_one_order(sources: dict[str, ConversationSource]) -> None:
     expected = datasets["json"]
     assert len(expected) == COUNT and int(expected.usable.sum()) == COUNT - 1
     account = expected.accounts()[0][1]
-    assert account.samples == COUNT and account.captions == COUNT - 1
-    assert set(account.left_out.values()) == {COUNT - 1, 4}  # `model` of each record; pictures put first
+    assert account.samples == COUNT - 1
+    assert account.left_out == {
+        "that cannot be trained on": 1,
+        "whose pictures no message mentions: they come first": 4,
+        "with a field `model`, which is not read": COUNT - 1,
+    }
     golden = batches(expected, "modality_length")
     assert sum(len(batch["skipped"]) for batch in golden) == 2  # the torn picture, in each of two epochs
     for name in FORMATS:
@@ -317,6 +319,11 @@ def test_what_lies_in_a_shard(tmp_path: Path) -> None:
         "line 1 column 2 (char 1)",
         "record 5: a sample without a .json: a.tar/a/5",
     ]
+    (tmp_path / "half.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:5000])
+    both = replace(source, annotations=str(tmp_path))
+    with pytest.raises(UserError, match=r"1 of 2 shards cannot be read, more than max_damaged_shards allows"):
+        open_dataset(both)
+    assert len(open_dataset(replace(both, max_damaged_shards=0.5))) == 6
     left = open_dataset(replace(source, image_column="left.png"))
     assert left.images.tolist()[:1] == [0]  # two places for one picture
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
+import numpy as np
 from tqdm import tqdm
 
 from common import dist
 from common.data.blobs import forget_open_files, stat
+from common.data.tars.counts import Counts
 from common.data.tars.shard_index import Summary
-from common.data.tars.store import find_summaries, folder_of, index_shard, keep_summaries
+from common.data.tars.store import find_counts, folder_of, index_shard, keep_counts
 from common.data.workers import in_workers
 from common.errors import UserError
 
@@ -29,50 +33,85 @@ NAMED = 20  # damaged shards that a message names
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Sound shards in the order of their paths, the summary of each, and damaged ones: path -> what is wrong."""
+    """Sound shards in the order of their paths, what each holds, and damaged ones: path -> what is wrong."""
 
     paths: list[str]
-    summaries: list[Summary]
+    counts: Counts
     damaged: dict[str, str]
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """Of each shard; for what goes through all of them anyway."""
+        return list(self.counts.rows().values())
 
 
 def catalogued(paths: Sequence[str], workers: int | None = None) -> Catalogue:
-    """Summaries of all shards; those not seen before, or changed, are scanned.
+    """What each shard holds; those not seen before, or changed, are scanned.
 
     Args:
         paths: without repeats.
         workers: processes that scan; None: as this process may take.
     """
     forget_open_files()  # a shard may have been written anew since this process last read it
-    known = {folder: find_summaries(folder) for folder in {folder_of(path) for path in paths}}
-    summaries: dict[str, Summary] = {}
     damaged: dict[str, str] = {}
-    missing = []
-    for path in paths:
-        summary = known[folder_of(path)].get(_name(path))
-        try:
-            if summary is not None and summary.is_of(stat(path)):
-                summaries[path] = summary
-            else:
-                missing.append(path)
-        except UserError as error:
-            damaged[path] = str(error)
+    known, missing = _known(paths, damaged)
     fresh = _index_all(missing, (), workers, damaged)
     # A tar too small to show which words are endings learns it from the others of its set.
-    endings = {ending for each in (*summaries.values(), *fresh.values()) for ending in each.compound}
-    again = [
-        path for path, each in {**summaries, **fresh}.items() if endings and endings & set(each.possible)
-    ]
-    fresh |= _index_all(again, sorted(endings), workers, damaged)
-    for folder, found in known.items():
-        if new := {_name(path): each for path, each in fresh.items() if folder_of(path) == folder}:
-            found.update(new)
-            keep_summaries(folder, new)
-    summaries |= fresh
-    sound = [path for path in paths if path in summaries and path not in damaged]
-    return Catalogue(
-        sound, [summaries[path] for path in sound], {path: damaged[path] for path in sorted(damaged)}
-    )
+    endings = set(chain.from_iterable(known.rest["compound"]))
+    endings.update(*(each.compound for each in fresh.values()))
+    if endings:
+        told = zip(known.names, known.rest["possible"], strict=True)
+        again = [path for path, possible in told if endings.intersection(possible)]
+        again += [path for path, each in fresh.items() if endings.intersection(each.possible)]
+        fresh |= _index_all(again, sorted(endings), workers, damaged)
+    by_folder: dict[str, dict[str, Summary]] = defaultdict(dict)
+    for path, each in fresh.items():
+        by_folder[folder_of(path)][_name(path)] = each
+    for folder, summaries in by_folder.items():
+        keep_counts(folder, summaries)
+    return _in_order(paths, known, fresh, dict(sorted(damaged.items())))
+
+
+def _known(paths: Sequence[str], damaged: dict[str, str]) -> tuple[Counts, list[str]]:
+    """What the count files say of shards that have not changed, by path, and the other shards."""
+    folders = [folder_of(path) for path in paths]
+    found = {folder: find_counts(folder) for folder in dict.fromkeys(folders)}
+    rows = {folder: {name: row for row, name in enumerate(each.names)} for folder, each in found.items()}
+    facts = {folder: (each.numbers["size"].tolist(), each.rest["version"]) for folder, each in found.items()}
+    taken: dict[str, list[int]] = {folder: [] for folder in found}
+    named: dict[str, list[str]] = {folder: [] for folder in found}
+    missing = []
+    for path, folder in zip(paths, folders, strict=True):
+        try:
+            now = stat(path)
+        except UserError as error:
+            damaged[path] = str(error)
+            continue
+        row = rows[folder].get(_name(path))
+        if row is not None and now == (facts[folder][0][row], facts[folder][1][row]):
+            taken[folder].append(row)
+            named[folder].append(path)
+        else:
+            missing.append(path)
+    known = Counts.of({})
+    for folder, counts in found.items():
+        chosen = counts.take(np.array(taken[folder], dtype=np.int64))
+        known = known + replace(chosen, names=named[folder])
+    return known, missing
+
+
+def _in_order(
+    paths: Sequence[str], known: Counts, fresh: dict[str, Summary], damaged: dict[str, str]
+) -> Catalogue:
+    if fresh:
+        old = np.array([place for place, path in enumerate(known.names) if path not in fresh], dtype=np.int64)
+        known = known.take(old) + Counts.of(fresh)
+    place_of = {path: place for place, path in enumerate(known.names)}
+    sound = [path for path in paths if path in place_of and path not in damaged]
+    places = [place_of[path] for path in sound]
+    if places != list(range(len(known))):
+        known = known.take(np.array(places, dtype=np.int64))
+    return Catalogue(sound, known, damaged)
 
 
 def refuse_damaged(catalogue: Catalogue, name: str, allowed: float) -> None:

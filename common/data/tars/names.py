@@ -25,7 +25,7 @@ from common.data.images import EXTENSIONS
 
 TEXTS = frozenset({"txt", "cap", "caption", "json"})
 NUMBER = re.compile(r"v?\d+(\.v?\d+)*", re.IGNORECASE)
-KEPT = 256  # endings that might have been ones, of a tar
+FEW = 16  # endings that might be some, past which a tar is large enough to tell by itself
 
 
 def is_picture(ending: str) -> bool:
@@ -69,7 +69,8 @@ def split_names(names: Sequence[str], known: Collection[str] = ()) -> Split:
         split.append((key, f"{stem[len(key) + 1 :]}.{ending}".lower() if key != stem else ending))
     found = {ending for _, ending in split if "." in ending}
     possible = {ending for stem in dotted for _, _, ending in _readings(stem, plain[stem])}
-    return Split(split, frozenset(found), frozenset(sorted(possible - found)[:KEPT]))
+    possible -= found
+    return Split(split, frozenset(found), frozenset(possible if len(possible) <= FEW else ()))
 
 
 def _at_last_dot(name: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from common.data.blobs import Stat, read_at
 from common.data.strings import StringTable
-from common.data.tars.captions import holds_caption, json_members, parsed, standard_places, text_of, usable
+from common.data.tars.captions import is_json, json_members, of_field, of_member, record_of, standard_places
 from common.data.tars.members import Contents, Member, Piece, read_contents, read_member
 from common.data.tars.names import TEXTS, is_picture, split_names
 from common.errors import UserError, refusing
@@ -26,7 +26,6 @@ FORMAT = 1
 KEPT = 64  # kinds of members, and fields of JSON, that are counted by name
 LONGEST_TEXT = 1 << 20  # bytes; longer texts are no captions
 NO_PICTURE = "samples without a picture"
-NO_TEXT = "captions that are empty, or no valid text"
 NO_ENDING = "members without an ending"
 
 
@@ -44,7 +43,7 @@ class Summary:
         fields: key of their JSON -> samples where it holds a text.
         captions: samples with a caption in a standard place.
         unlike, doubt: samples whose standard places say different things, and one of them.
-        left_out: reason -> (how many, the first one's name).
+        left_out, first_left_out: reason -> how many, and the first one's name.
         compound, possible: endings of more than one word, and what might be one (see `names`).
     """
 
@@ -60,7 +59,8 @@ class Summary:
     captions: int = 0
     unlike: int = 0
     doubt: str = ""
-    left_out: dict[str, tuple[int, str]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    first_left_out: dict[str, str] = field(default_factory=dict)
     compound: list[str] = field(default_factory=list)
     possible: list[str] = field(default_factory=list)
     format: int = FORMAT
@@ -178,7 +178,8 @@ def _summarise(
         _look_at_texts(path, key, sample, contents, texts, fields, summary)
     summary.pictures, summary.others = dict(pictures.most_common(KEPT)), dict(others.most_common(KEPT))
     summary.texts, summary.fields = dict(texts), dict(fields.most_common(KEPT))
-    summary.left_out = contents.left_out
+    summary.left_out = {reason: count for reason, (count, _) in contents.left_out.items()}
+    summary.first_left_out = {reason: name for reason, (_, name) in contents.left_out.items()}
 
 
 def _look_at_texts(
@@ -195,18 +196,20 @@ def _look_at_texts(
         for ending, member in sample.items()
         if ending.rpartition(".")[2] in TEXTS and member.size <= LONGEST_TEXT
     }
-    for ending in json_members(readers):
-        fields.update(name for name, value in parsed(readers[ending]()).items() if usable(value))
-    texts.update(
-        ending for ending in readers if ending not in json_members(readers) and text_of(readers[ending]())
-    )
+    records = {ending: record_of(readers[ending]()) or {} for ending in json_members(readers)}
+    for ending, record in records.items():
+        fields.update(name for name in record if of_field(ending, record, name).caption)
+    for ending, read in readers.items():
+        texts[ending] += not is_json(ending) and of_member(ending, read()).caption is not None
     places = list(standard_places(readers))
-    if not places and any(holds_caption(ending, read) for ending, read in readers.items()):
-        contents.leave_out(NO_TEXT, key)
+    if not any(place.caption for place in places):
+        for problem in sorted({place.problem for place in places if place.problem}):
+            contents.leave_out(problem, key)
+    places = [place for place in places if place.caption]
     summary.captions += bool(places)
-    if len({" ".join(caption.split()) for _, caption in places}) > 1:
+    if len({" ".join(str(place.caption).split()) for place in places}) > 1:
         summary.unlike += 1
-        summary.doubt = summary.doubt or f"{key} has {', '.join(place for place, _ in places)}"
+        summary.doubt = summary.doubt or f"{key} has {', '.join(place.name for place in places)}"
 
 
 def _reader(path: str, member: Member) -> Callable[[], bytes]:

@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
-from common.data.blobs import Stat, stat
+from common.data.blobs import Stat, is_url, stat
+from common.data.tars.counts import Counts
 from common.data.tars.shard_index import (
     ShardIndex,
     Summary,
@@ -37,7 +37,7 @@ def folder_of(shard: str) -> str:
 
 def places_of(folder: str) -> list[Path]:
     """Where indices of the shards in `folder` may lie, the preferred place first."""
-    if "://" in folder:
+    if is_url(folder):
         return [cache_file("shards", folder, suffix="")]
     return [Path(folder, FOLDER), cache_file("shards", str(Path(folder).absolute()), suffix="")]
 
@@ -47,25 +47,22 @@ def place_of(folder: str) -> Path | None:
     return next((place for place in places_of(folder) if (place / COUNTS).is_file()), None)
 
 
-def find_summaries(folder: str) -> dict[str, Summary]:
-    """Shard name -> summary, as far as the folder's count files know them; whether they still hold is not asked."""
-    found: dict[str, Summary] = {}
-    for place in reversed(places_of(folder)):
-        with suppress(OSError, ValueError, AttributeError):
-            for name, value in json.loads((place / COUNTS).read_bytes()).items():
-                if (summary := Summary.from_json(value)) is not None:
-                    found[name] = summary
-    return found
+def find_counts(folder: str) -> Counts:
+    """What the folder's count file knows; whether it still holds is not asked."""
+    for place in places_of(folder):
+        with suppress(OSError, ValueError):
+            return Counts.from_json(json.loads((place / COUNTS).read_bytes()))
+    return Counts.of({})
 
 
-def keep_summaries(folder: str, summaries: Mapping[str, Summary]) -> None:
+def keep_counts(folder: str, summaries: Mapping[str, Summary]) -> None:
     """Add to the folder's count file.
 
     Raises:
         UserError: neither beside the data nor in the cache can be written.
     """
     # What another process wrote meanwhile is kept, but for the moment in between: then it is found in the index files.
-    told = json.dumps({name: asdict(each) for name, each in {**find_summaries(folder), **summaries}.items()})
+    told = json.dumps(Counts.of({**find_counts(folder).rows(), **summaries}).to_json())
     beside = _writable(folder)
     if beside is not None:
         with suppress(UserError):
@@ -128,6 +125,6 @@ def _index_name(path: str) -> str:
 
 def _writable(folder: str) -> Path | None:
     """Where to write beside the data; None where that is no folder of this machine, or a closed one."""
-    if "://" in folder or not os.access(folder, os.W_OK | os.X_OK):
+    if is_url(folder) or not os.access(folder, os.W_OK | os.X_OK):
         return None
     return Path(folder, FOLDER)
