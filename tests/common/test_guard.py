@@ -190,7 +190,8 @@ def test_evaluating_gives_each_part_its_mode_back() -> None:
 def test_gradients_are_clipped_only_where_there_is_a_bound(bound: float) -> None:
     """0 is DeepSpeed's way to say that there is none."""
     mine, theirs = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    optimizers = [torch.optim.SGD([parameter], lr=1.0) for parameter in (mine, theirs)]
+    # A large eps, so that the step depends on how large the gradient is.
+    optimizers = [torch.optim.AdamW([parameter], lr=1.0, eps=1.0, fused=True) for parameter in (mine, theirs)]
     PlainStep(optimizers[0], bound)
     for parameter in (mine, theirs):
         parameter.grad = torch.tensor([3.0, 0.0, 4.0])
