@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import tarfile
 import time
 import zlib
 from collections.abc import Callable
@@ -69,6 +70,15 @@ def write_odd(folder: Path) -> None:
     lying.save(folder / "rotated.jpg", quality=95, exif=exif)
 
 
+def write_tars(folder: Path) -> None:
+    """A shard that is compressed inside, and one whose sample has two pictures."""
+    (folder / "packed").mkdir()
+    for path, mode in ((folder / "packed" / "packed.tar", "w:gz"), (folder / "two.tar", "w")):
+        with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+            for name in ("0.jpg", "0.depth.png"):
+                tar.add(folder / "odd" / "gray.png", name)
+
+
 def bomb() -> bytes:
     """A PNG of 20,000 x 20,000 pixels by its header: 1.2 GB once decoded."""
 
@@ -101,6 +111,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_odd(root / "odd")
     (root / "torn" / "torn.jpg").write_bytes(torn_jpeg())
     (root / "bombs" / "bomb.png").write_bytes(bomb())
+    write_tars(root)
     tiny.write_pictures(root / "good")
     for path in (root / "torn" / "torn.jpg", root / "bombs" / "bomb.png"):
         tiny.write_pictures(root / "mixed", count=10)
@@ -193,6 +204,11 @@ def test_a_recipe_that_does_not_fit(
         ("data.sources.0.path={shelf}/empty", ["empty: no images in this folder, found nothing"]),
         ("data.sources.0.path={shelf}/texts", ["texts: no images in this folder, found 1 other files"]),
         ("data.sources.0.path={shelf}/odd/gray.png", ["gray.png: not a folder"]),
+        ("data.sources=[{kind: shards, path: {shelf}/packed}]", ["packed.tar: compressed by gzip", "gunzip"]),
+        (
+            "data.sources=[{kind: shards, path: {shelf}/two.tar}]",
+            ["two.tar: image_column: 1 samples have more than one picture (0 has .depth.png, .jpg)"],
+        ),
         ("data.sources.0.path={shelf}/torn", ["could not be read", "torn.jpg: image file is truncated"]),
         (
             "data.sources.0.path={shelf}/bombs",
