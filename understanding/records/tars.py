@@ -37,7 +37,7 @@ class Tars(Records):
         self.name = pattern
         self._ending = ending.lower().removeprefix(".") if ending is not None else None
         found = catalogued(listed(pattern, (".tar",), "shards"))
-        refuse_damaged(found, pattern, max_damaged)
+        refuse_damaged(found.damaged, found.total, pattern, max_damaged)
         self._paths, self._summaries = found.paths, found.summaries
         self.total = sum(summary.samples for summary in found.summaries)
 
@@ -68,8 +68,9 @@ class Tars(Records):
         where = f"{path.rpartition('/')[2]}/{key}"
         if "json" not in members:
             raise BadSample("a sample without a .json", where)
+        content = index.read(path, members["json"])
         try:
-            record = parse_json(index.read(path, members["json"]), where, nan=True)
+            record = parse_json(content, where, nan=True)
         except UserError as error:
             raise BadSample("damaged JSON", str(error)) from error
         if not isinstance(record, dict):
