@@ -14,7 +14,7 @@ from common.data.shards import part_names
 from common.data.sources import Account, IndexedSource, Part, RawImage
 from common.data.strings import StringTable
 from common.data.tables import Footer, Stat, read_footers, row_group
-from common.data.tars.catalogue import Catalogue, refuse_damaged
+from common.data.tars.catalogue import refuse_damaged
 from common.data.windows import WindowOrder
 from common.errors import UserError
 
@@ -92,11 +92,19 @@ class ParquetSource(IndexedSource):
         start = int(self._order.ends[first - 1]) if first else 0
         path, found = self._paths[table], Stat(int(self._sizes[table]), self._versions[table])
         rows = row_group(path, found, group - first, self._columns)
-        cells = {column: rows[column][row].as_py() for column in self._columns}
+        cells = {column: _value(rows[column][row]) for column in self._columns}
         return cells, path.rpartition("/")[0], f"{self._names[table]}/{index - start}"
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)
+
+
+def _value(cell: Any) -> Any:
+    """A cell as Python has it; None where it says to be text and is no UTF-8."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def _sound(paths: list[str], config: SourceConfig) -> tuple[dict[str, Footer], dict[str, int]]:
@@ -108,7 +116,7 @@ def _sound(paths: list[str], config: SourceConfig) -> tuple[dict[str, Footer], d
             footers[path] = told
         else:
             damaged[path] = told
-    refuse_damaged(Catalogue(list(footers), [], damaged), config.path, config.max_damaged_shards)
+    refuse_damaged(damaged, len(paths), config.path, config.max_damaged_shards)
     return footers, dict(Counter("damaged tables" for _ in damaged))
 
 

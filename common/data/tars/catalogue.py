@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import dist
-from common.data.blobs import forget_open_files, stat
+from common.data.blobs import ask_stats, forget_open_files, stat
 from common.data.tars.counts import Counts
 from common.data.tars.shard_index import Summary
 from common.data.tars.store import find_counts, folder_of, index_shard, keep_counts
@@ -40,6 +40,11 @@ class Catalogue:
     damaged: dict[str, str]
 
     @property
+    def total(self) -> int:
+        """Shards, damaged ones too."""
+        return len(self.paths) + len(self.damaged)
+
+    @property
     def summaries(self) -> list[Summary]:
         """Of each shard; for what goes through all of them anyway."""
         return list(self.counts.rows().values())
@@ -53,6 +58,7 @@ def catalogued(paths: Sequence[str], workers: int | None = None) -> Catalogue:
         workers: processes that scan; None: as this process may take.
     """
     forget_open_files()  # a shard may have been written anew since this process last read it
+    ask_stats(paths)
     damaged: dict[str, str] = {}
     known, missing = _known(paths, damaged)
     fresh = _index_all(missing, (), workers, damaged)
@@ -114,16 +120,15 @@ def _in_order(
     return Catalogue(sound, known, damaged)
 
 
-def refuse_damaged(catalogue: Catalogue, name: str, allowed: float) -> None:
+def refuse_damaged(damaged: Mapping[str, str], total: int, name: str, allowed: float) -> None:
     """Warns of the damaged shards, with all their names.
+
+    Args:
+        damaged: of `total` shards: path -> what is wrong.
 
     Raises:
         UserError: they are more than the share `allowed`.
     """
-    damaged = catalogue.damaged
-    if not damaged:
-        return
-    total = len(damaged) + len(catalogue.paths)
     if len(damaged) > allowed * total:
         named = "; ".join(list(damaged.values())[:NAMED])
         more = f"; and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
