@@ -33,7 +33,7 @@ from common.errors import UserError, run_cli
 TARS, IN_A_TAR, IN_A_FOLDER, BATCH = 40, 40, 160, 8
 STALE = 3  # seconds
 PAUSE, SLOWER = 0.25, 10  # seconds that a batch takes at least, and how much longer for the slow worker
-KILLS_A_RUN = 25
+KILLS_A_RUN = 17
 LONGEST = 300.0  # seconds until a run that is not disturbed any more counts as hanging
 SLOW, QUICK = "slow", "quick"
 
@@ -140,9 +140,8 @@ class Fleet:
         return False
 
 
-def disturbed(fleet: Fleet, kills: int, rng: random.Random) -> Result:
+def disturbed(fleet: Fleet, size: int, kills: int, rng: random.Random) -> Result:
     result = Result()
-    size = rng.choice((2, 3, 4))
     for pace in [SLOW] + [QUICK] * (size - 1):
         fleet.add(pace)
     while result.kills < kills:
@@ -222,7 +221,8 @@ def torment(server: ForkServer, out: Path, kills: int, seed: int) -> Iterator[Re
         if done >= kills:
             return
         fleet = Fleet(server, world, out / f"run_{number}")
-        result = disturbed(fleet, min(KILLS_A_RUN, kills - done), random.Random(f"{seed} {number}"))
+        rng = random.Random(f"{seed} {number}")
+        result = disturbed(fleet, 2 + number % 3, min(KILLS_A_RUN, kills - done), rng)
         compare(result, world, fleet.codes, alone.codes)
         done += result.kills
         yield result
