@@ -81,7 +81,7 @@ def measure(folder: str, start: float, batches: int, spawned: float) -> None:
     config = replace(DATA, sources=(SourceConfig(kind="shards", path=folder),))
     loader = training_loader(config, 0, micro_batch=BATCH)
     opened = time.time()
-    loader.start = int(start * len(loader.stream._sources[0]))  # type: ignore[arg-type]
+    loader.start = int(start * len(loader.stream.sources[0]))  # type: ignore[arg-type]
     stream = iter(loader)
     next(stream)
     first = time.time()

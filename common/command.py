@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 
@@ -36,8 +37,22 @@ def add_batch_size(parser: argparse.ArgumentParser, of: str = "pictures", defaul
     )
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return int(text)
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` on, up to `most` if there is such a bound."""
+    expected = f"{least} or more" if most is None else f"{least} to {most}"
+
+    def read(text: str) -> int:
+        digits = text.removeprefix("-")
+        # So many digits as any size or seed has: Python refuses thousands of them in its own words.
+        number = int(text) if digits.isdecimal() and len(digits) < 20 else None
+        if number is None or number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+        return number
+
+    return read
+
+
+positive = whole_number(1)
+"""The type of an argument that is a whole number of at least 1."""
+a_seed = whole_number(0, 2**32 - 1)
+"""The type of an argument that numpy and torch take for a seed."""

@@ -17,10 +17,11 @@ import argparse
 import warnings
 from typing import TYPE_CHECKING
 
-from common.command import add_batch_size, add_device, positive
+from common.command import a_seed, add_batch_size, add_device, positive
 from common.errors import UserError, run_cli
 from common.files import write_json, write_png
 from evals.command import build_parser as shared_parser
+from evals.command import claim_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,14 +38,17 @@ KINDS = ("features", "codes")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = shared_parser(
-        "cluster_figure.py", __doc__, "VQRAE folder or hub id, or a generator's folder with vqrae/ in it"
+        "cluster_figure.py",
+        __doc__,
+        "VQRAE folder or hub id, or a generator's folder with vqrae/ in it",
+        writes=("clusters.png", "clusters.json"),
     )
     parser.add_argument(
         "--images", required=True, metavar="DIR", help="folder of pictures, searched recursively"
     )
     parser.add_argument("--clusters", type=positive, default=8, help="k of k-means (default: 8)")
     parser.add_argument("--shown", type=positive, default=8, help="pictures drawn of each (default: 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of k-means (default: 0)")
+    parser.add_argument("--seed", type=a_seed, default=0, help="of k-means (default: 0)")
     add_batch_size(parser)
     add_device(parser)
     return parser
@@ -52,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    claim_output(args)
 
     import torch
 

@@ -14,7 +14,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from common.command import described_parser
+from common.command import described_parser, positive
 from common.errors import UserError, run_cli
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = described_parser(__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run of an earlier version")
     parser.add_argument(
-        "--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)"
+        "--step", type=positive, metavar="N", help="the checkpoint of this step (default: the newest)"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN_converted")
     convert(parser.parse_args())

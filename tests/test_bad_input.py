@@ -341,6 +341,24 @@ def test_evaluation_refuses(
     assert named in the_error(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--size", "4", "argument --size: expected 16 to 16384, found 4"),
+        ("--size", "1e3", "argument --size: expected 16 to 16384, found 1e3"),
+        ("--workers", "-1", "argument --workers: expected 0 to 256, found -1"),
+        ("--batch-size", "0", "argument --batch-size: expected 1 or more, found 0"),
+        ("--limit", "9" * 5000, "argument --limit: expected 1 or more, found 999"),
+    ],
+)
+def test_evaluation_refuses_numbers_that_cannot_be(
+    option: str, value: str, said: str, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["{shelf}/vqrae", "--images", "{shelf}/good", "--output", "{out}/scores", option, value]
+    assert command(reconstruction.main, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_odd_pictures_are_scored(command: Callable[..., int], tmp_path: Path) -> None:
     skip = ["--skip-fid", "--skip-lpips", "--workers", "0", "--device", "cpu"]
     assert (

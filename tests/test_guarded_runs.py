@@ -1,4 +1,4 @@
-"""A run that goes back to its checkpoint, and who was in the steps that made it; the tokenizer's: tokenizer/test_guard."""
+"""A run that goes back to its checkpoint, and who was in its bad steps; the tokenizer's: tokenizer/test_guard."""
 
 from __future__ import annotations
 

@@ -41,6 +41,28 @@ def test_one_set_of_pythons() -> None:
     assert everything["tool"]["mypy"]["python_version"] == tested[0]
 
 
+CHECKED_BY_THEIR_SETTINGS = {
+    "common/training/command.py": {"--gpus", "--local_rank"},  # `planned_ranks`; the launcher's own
+    "generation/drawing.py": {"--seed", "--tokens"},  # `Drawing`
+    "generation/extract_codes.py": {"--batch-size", "--shard-size", "--local_rank"},
+    "vqrae/ask.py": {"--max-new-tokens", "--seed", "--bits"},  # `Decoding`; choices
+    "vqrae/tune_sampling.py": {"--seed"},  # `check_seed`
+}
+
+
+def test_numbers_on_command_lines_have_a_range() -> None:
+    """`type=int` takes -1 where there is nothing to count; what takes it says elsewhere what is allowed."""
+    plain = re.compile(r'"(--[\w-]+)",\s*type=int\b')
+    rooms = ("common", "tokenizer", "understanding", "generation", "evals", "vqrae", "scripts")
+    found = {
+        str(path.relative_to(ROOT)): set(plain.findall(path.read_text(encoding="utf-8")))
+        for room in rooms
+        for path in (ROOT / room).rglob("*.py")
+    }
+    for name, options in found.items():
+        assert options <= CHECKED_BY_THEIR_SETTINGS.get(name, set()), name
+
+
 def test_the_workflow_runs_the_gate() -> None:
     (job,) = read(".github/workflows/test.yml")["jobs"].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash scripts/test.sh"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.data.blobs import listed, stat
 from common.errors import UserError, refusing
@@ -11,6 +12,9 @@ from common.training.optim import warmup_steps
 from common.training.plan import checkpoint_bytes
 from understanding.config import ConversationSource, UnderstandingConfig
 from understanding.sizes import count_parameters
+
+if TYPE_CHECKING:
+    from understanding.dataset import ConversationDataset
 
 
 def begin(run: Path, config: UnderstandingConfig) -> None:
@@ -61,3 +65,16 @@ def warnings(config: UnderstandingConfig, steps: int) -> list[str]:
     if config.evaluation.source is None:
         lines.append("warning: evaluation.source: null, so logging.evaluate_every does nothing")
     return lines
+
+
+def account_lines(dataset: ConversationDataset) -> list[str]:
+    """A line for each source: how many samples it has, what is left out, what its records hold and is not read."""
+    return [
+        "; ".join(
+            [
+                f"{name}: {account.samples:,} samples",
+                *(f"{n:,} {what}" for what, n in account.left_out.items()),
+            ]
+        )
+        for name, account in dataset.accounts()
+    ]

@@ -202,14 +202,13 @@ class ConversationDataset:
         return said.encode("utf-8", "backslashreplace").decode()
 
     def accounts(self) -> list[tuple[str, Account]]:
-        """Each source by name, what it holds, and what its records hold and is not read."""
+        """Each source by name: the samples that can be trained on, and what becomes of the others."""
         told = []
         for source, index, rows in zip(self.sources, self._indices, self._rows, strict=True):
-            counts = index.counts()
-            left_out = {f"field `{name}`, not read": number for name, number in counts.unread.items()}
-            if counts.unmentioned:
-                left_out["places of pictures that no message mentions (put first)"] = counts.unmentioned
-            told.append((source.annotations, Account(len(rows), int((rows["learned"] > 0).sum()), left_out)))
+            usable = int((rows["learned"] > 0).sum())
+            told.append(
+                (source.annotations, Account(usable, None, index.counts().left_out(len(rows) - usable)))
+            )
         return told
 
     def problems(self) -> Iterator[tuple[int, BadSample]]:

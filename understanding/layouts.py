@@ -7,14 +7,13 @@ out. All other fields that hold something and are not read are told, so that the
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.data.images import EXTENSIONS
+from common.data.inline import inline_picture
 from common.errors import UserError
 from common.text import checked
 from understanding.templates import IMAGE_TOKEN
@@ -44,10 +43,6 @@ OTHER_MEDIA = (
     "sound",
 )
 _SHOWN = 100  # characters of a value in a reason
-_DATA_URI = re.compile(r"data:[^,]{0,100},", re.IGNORECASE)
-_INLINE = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")
-"""How JPEG, PNG, GIF, WebP, BMP and TIFF begin in base64."""
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{64,}=*\s*")
 _PICTURE_NAME = re.compile(rf"\.({'|'.join(sorted(suffix[1:] for suffix in EXTENSIONS))})$", re.IGNORECASE)
 
 
@@ -161,6 +156,8 @@ def _turns(value: Any) -> list[Any]:
 
 def _messages(turn: Any, where: str, within: list[Picture], unread: list[str]) -> Iterator[dict[str, str]]:
     """The one message of a turn, or the question and the answer of a pair."""
+    if isinstance(turn, BadSample):
+        raise turn
     if not isinstance(turn, dict):
         raise BadSample("not a turn", f"expected a mapping of from and value, found {type(turn).__name__}")
     if {"user", "assistant"} <= turn.keys():
@@ -240,21 +237,8 @@ def _picture(value: Any) -> Picture:
         return value
     if not isinstance(value, str) or not value:
         raise BadSample("image is no path", _shown(value))
-    if uri := _DATA_URI.match(value):
-        return _decoded(value[uri.end() :], value)
-    if value.startswith(_INLINE) and _BASE64.fullmatch(value):
-        return _decoded(value, value)
-    return value
-
-
-def _decoded(text: str, value: str) -> bytes:
-    try:
-        content = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadSample("corrupt image", f"no base64: {_shown(value)}") from error
-    if not content:
-        raise BadSample("corrupt image", f"nothing in it: {_shown(value)}")
-    return content
+    inline = inline_picture(value)
+    return value if inline is None else inline  # empty where it is damaged, which its reader finds
 
 
 def _shown(value: Any) -> str:

@@ -190,6 +190,8 @@ def report(
     text_tokenizer: PreTrainedTokenizerFast,
 ) -> str:
     """A page of text."""
+    from understanding.beginnings import account_lines
+
     used = dataset.usable.copy()
     used[list(problems)] = False
     share = f"{len(problems) / len(dataset):.2%}, at most {config.data.max_skipped_share:.2%}"
@@ -200,9 +202,7 @@ def report(
     ]
     reasons = Counter(problem.reason for problem in problems.values())
     lines += [f"  {count:>12,}   {reason}" for reason, count in reasons.most_common()]
-    for name, account in dataset.accounts():
-        lines += [f"beside           {name}"] if account.left_out else []
-        lines += [f"  {count:>12,}   {what}" for what, count in account.left_out.items()]
+    lines += [f"source           {line}" for line in account_lines(dataset)]
     if not used.any():
         return "\n".join(lines)
     lengths = dataset.lengths[used]

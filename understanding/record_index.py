@@ -50,6 +50,15 @@ class Counts:
     unread: dict[str, int] = field(default_factory=dict)
     unmentioned: int = 0
 
+    def left_out(self, unusable: int) -> dict[str, int]:
+        """What becomes of records, in words -> of how many."""
+        told = {
+            "that cannot be trained on": unusable,
+            "whose pictures no message mentions: they come first": self.unmentioned,
+        }
+        told |= {f"with a field `{name}`, which is not read": count for name, count in self.unread.items()}
+        return {what: count for what, count in told.items() if count}
+
 
 class RecordIndex:
     """An index that is not there yet is built, which takes minutes for 665K records.

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
-from common.data.blobs import open_blob
+from common.data.blobs import is_url, open_blob
 from common.data.images import MAX_ASPECT, CorruptImage, open_image, read_size
-from common.errors import LONGEST, UserError
+from common.errors import LONGEST, FailedRead, UserError
 from common.files import writing
 from understanding.conversation import BadSample
 
@@ -27,7 +27,7 @@ def located(name: str, images: str | None, beside: str) -> Path | str:
     """
     if name.startswith("file://"):
         return Path(unquote(name.removeprefix("file://").removeprefix("localhost")))
-    if "://" in name:
+    if is_url(name):
         return name
     return (Path(beside).parent if images is None else Path(images)) / name
 
@@ -57,6 +57,8 @@ def _look(picture: Path | str | bytes, read: Callable[[Path | bytes], Seen]) -> 
         try:
             with open_blob(picture) as file:
                 content = file.read()
+        except FailedRead:
+            raise  # it may be had another time
         except (UserError, OSError) as error:
             raise BadSample("missing image", str(error)) from error
     try:
@@ -96,7 +98,7 @@ class SkippedList:
         lines = list(dict.fromkeys(lines))
         if not lines:
             return
-        with writing(self._path), self._path.open("a+", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a+", encoding="utf-8", errors="backslashreplace") as file:
             file.seek(0)
             known = set(file.read().splitlines())
             file.write("".join(f"{line}\n" for line in lines if line not in known))

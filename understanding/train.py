@@ -57,7 +57,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     from common.training.stop import StoppedEarly, stop_request
     from understanding import assemble
     from understanding.batches import Batch, training_batches
-    from understanding.beginnings import begin, warnings
+    from understanding.beginnings import account_lines, begin, warnings
     from understanding.config import ON_RESUME
     from understanding.efficiency import UnderstandingEfficiency
     from understanding.export import leave
@@ -85,7 +85,7 @@ def train(config: UnderstandingConfig, options: RunOptions = NO_OPTIONS) -> None
     dataset = assemble.assemble_dataset(config, config.data.sources, processor)
     plan = assemble.assemble_plan(config, dataset)
     steps = plan.steps(config.epochs)
-    notices += warnings(config, steps)
+    notices += [*account_lines(dataset), *warnings(config, steps)]
     held_out = HeldOut(config, tower, processor, dataset)
     notices += held_out.notices
     efficiency = UnderstandingEfficiency(config.model, device)

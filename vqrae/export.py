@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from common.command import positive
 from common.errors import UserError, refusing
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)"
+        "--step", type=positive, metavar="N", help="the checkpoint of this step (default: the newest)"
     )
     which.add_argument("--best", action="store_true", help="the one that RUN/checkpoints/best names")
     weights = parser.add_mutually_exclusive_group()

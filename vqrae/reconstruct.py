@@ -15,8 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import add_device
+from common.command import add_device, positive
 from common.errors import UserError
+from common.outputs import add_overwrite, check_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,8 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", type=Path, help="picture, or folder of pictures")
     parser.add_argument("target", metavar="OUT", type=Path, help="PNG file, or folder")
     parser.add_argument("--square", action="store_true", help="centre crop, as in training")
-    parser.add_argument("--size", type=int, metavar="PX", help="shorter edge (default: the model's size)")
+    parser.add_argument(
+        "--size", type=positive, metavar="PX", help="shorter edge (default: the model's size)"
+    )
     parser.add_argument("--side-by-side", action="store_true", help="write original and reconstruction")
+    add_overwrite(parser)
     add_device(parser)
 
 
@@ -43,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a checkpoint, picture or folder that cannot be used. In a folder, pictures that
     cannot be read are named and left out; if none can, that is an error."""
     jobs = _jobs(arguments.source, arguments.target)
+    check_pictures([target for _, target in jobs], arguments.overwrite, [source for source, _ in jobs])
 
     from tqdm import tqdm
 
@@ -115,7 +120,7 @@ def _jobs(source: Path, target: Path) -> list[tuple[Path, Path]]:
 
         if target.is_file():
             raise UserError(f"{target}: is a file; a folder of pictures needs a folder to write to")
-        pictures = FolderSource(SourceConfig(kind="folder", path=str(source)))
+        pictures = FolderSource(SourceConfig(kind="folder", path=str(source), unconditional=True))
         keys = [Path(pictures.read(index).key) for index in range(len(pictures))]
         # Pictures that differ in their extension only keep it, so that neither overwrites the other.
         taken = Counter(key.with_suffix("") for key in keys)

@@ -14,12 +14,16 @@ from pathlib import Path
 from common.data.config import SourceConfig
 from common.data.folder import OTHER_FILES
 from common.data.open import open_source
+from common.data.shards import shard_paths
 from common.data.sources import Account
+from common.data.tars.store import folder_of, place_of
 from common.errors import UserError, refusing
+
+FEW = 8  # shards that a dry run may look through
 
 
 def account_line(name: str, account: Account, captions: bool = True) -> str:
-    """One line: `data/photos: 1,203 pictures, 1,200 with a caption; left out: 38 .heic files, ...`.
+    """One line: `data/photos: 1,203 pictures, 1,200 with a caption; left out: 38 .cr2 files, ...`.
 
     It begins with `warning: ` where more was left out than is used.
 
@@ -40,10 +44,14 @@ def account_line(name: str, account: Account, captions: bool = True) -> str:
 
 
 def check_captions(config: SourceConfig, account: Account) -> None:
-    """Raises:
-    UserError: captions are wanted, and none of the pictures has one.
+    """What a source must say whose captions are wanted.
+
+    Raises:
+        UserError: none of the pictures has a caption.
     """
-    if account.captions == 0 and not config.unconditional:
+    if config.unconditional:
+        return
+    if account.captions == 0:
         left_out = "".join(f"; {count:,} {what}" for what, count in account.left_out.items() if count)
         number = "" if account.samples is None else f"{account.samples:,} "
         raise UserError(
@@ -65,11 +73,8 @@ def accounts(sources: Mapping[str, SourceConfig], captions: bool, lanes: int = 1
 
 
 def planned_accounts(sources: Mapping[str, SourceConfig], captions: bool) -> list[str]:
-    """The same for a dry run, which goes to no network and does without data: only what lies here is opened."""
-    return [
-        _account(field, config, captions) if _is_here(config) else f"{config.path}: not here"
-        for field, config in sources.items()
-    ]
+    """The same for a dry run, which goes to no network, does without data and indexes none."""
+    return [_absent(config) or _account(field, config, captions) for field, config in sources.items()]
 
 
 def numbered(field: str, sources: Iterable[SourceConfig]) -> dict[str, SourceConfig]:
@@ -79,13 +84,23 @@ def numbered(field: str, sources: Iterable[SourceConfig]) -> dict[str, SourceCon
 
 def _account(field: str, config: SourceConfig, captions: bool, lanes: int = 1) -> str:
     with refusing(field, UserError):
-        account = open_source(config, lanes, captions).account()
+        source = open_source(config, lanes, captions)
+        account = source.account()
         if captions:
             check_captions(config, account)
     return account_line(config.path, account, captions and not config.unconditional)
 
 
-def _is_here(config: SourceConfig) -> bool:
-    if "://" in config.path:
-        return False
-    return Path(config.path).exists() or bool(glob.glob(re.split(r"[{*?\[]", config.path)[0] + "*"))  # noqa: PTH207
+def _absent(config: SourceConfig) -> str | None:
+    """Why a dry run does not open a source, in a line; None if it does."""
+    if "://" in config.path or not _is_here(config.path):
+        return f"{config.path}: not here"
+    if config.kind == "shards":
+        paths = shard_paths(config.path)
+        if len(paths) > FEW and not all(map(place_of, {folder_of(path) for path in paths})):
+            return f"{config.path}: {len(paths):,} shards without an index; vqrae index makes one, and counts"
+    return None
+
+
+def _is_here(pattern: str) -> bool:
+    return Path(pattern).exists() or bool(glob.glob(re.split(r"[{*?\[]", pattern)[0] + "*"))  # noqa: PTH207

@@ -16,6 +16,7 @@ ENDINGS = ("txt", "caption", "cap")
 NO_TEXT = "captions that are no text (numbers, objects)"
 NO_UNICODE = "captions that are no valid Unicode, or hold a NUL"
 NO_UTF8 = "captions that are no UTF-8"
+NO_FILE = "captions in files that cannot be read"
 NO_JSON = "captions in JSON that cannot be read"
 
 
@@ -23,10 +24,11 @@ def caption_of(value: Any) -> tuple[str | None, str | None]:
     """(A caption, None), or (None, why what stands there is none): a reason under which they are counted.
 
     Blanks around it are cut; nothing but blanks, or null, is no caption, and (None, None). Of several, in a list, it is
-    the first.
+    the first that can be used.
     """
     if isinstance(value, list):
-        value = value[0] if value else None
+        found = [(None, NO_TEXT) if isinstance(part, list) else caption_of(part) for part in value]
+        return next((each for each in found if each[0]), found[0] if found else (None, None))
     if value is None:
         return None, None
     if not isinstance(value, str):
@@ -34,6 +36,14 @@ def caption_of(value: Any) -> tuple[str | None, str | None]:
     if flaw(value):
         return None, NO_UNICODE
     return value.removeprefix(BYTE_ORDER_MARK).strip() or None, None
+
+
+def caption_of_bytes(content: bytes) -> tuple[str | None, str | None]:
+    """The same for a text as it lies in a file, in UTF-8, with or without a byte order mark."""
+    try:
+        return caption_of(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return None, NO_UTF8
 
 
 def field_of_captions(present: Iterable[str], named: str | None, where: object) -> str | None:

@@ -18,7 +18,7 @@ from common.errors import UserError, refusing
 
 UNREAD = frozenset(
     f".{suffix}"
-    for suffix in "heic heif hif jxl svg psd xcf eps ico tga exr hdr dng raw cr2 cr3 nef arw orf rw2 raf".split()  # noqa: SIM905
+    for suffix in "hif jxl svg psd xcf eps ico tga exr hdr dng raw cr2 cr3 nef arw orf rw2 raf".split()  # noqa: SIM905
 )
 """Endings of pictures that are not read here, which a user would miss."""
 OTHER_FILES = "other files"

@@ -20,11 +20,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.data.caption_file import read_records
-from common.data.captions import ENDINGS, FIELDS, NO_JSON, NO_UTF8, caption_of, field_of_captions
+from common.data.captions import (
+    ENDINGS,
+    FIELDS,
+    NO_FILE,
+    NO_JSON,
+    caption_of,
+    caption_of_bytes,
+    field_of_captions,
+)
 from common.data.config import SourceConfig
 from common.data.strings import StringTable
 from common.errors import UserError
-from common.text import decoded, parse_json, shown
+from common.text import parse_json, shown
 
 CAPTION_FILE = "captions.jsonl"
 CAPTION_FILES = (CAPTION_FILE, "metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -233,13 +241,13 @@ class _Beside(FolderCaptions):
             return None, None
         path = self._root / name
         try:
-            text = decoded(path.read_bytes(), path)
-        except (OSError, UserError):
-            return None, NO_UTF8
+            content = path.read_bytes()
+        except OSError:
+            return None, NO_FILE
         if path.suffix.lower() != ".json":
-            return caption_of(text)
+            return caption_of_bytes(content)
         try:
-            record = parse_json(text, path, nan=True)
+            record = parse_json(content, path, nan=True)
         except UserError:
             return None, NO_JSON
         if not isinstance(record, dict):

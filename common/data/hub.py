@@ -30,7 +30,7 @@ class HubSource(IndexedSource):
 
     def __init__(self, config: SourceConfig) -> None:
         self.name, self._config = config.path, config
-        loaded = _load(config)
+        loaded = load_rows(config)
         self._fingerprint = str(loaded._fingerprint)  # before columns are chosen, which are no other data
         self._rows, self._caption = select_columns(loaded, config)
         if not len(self._rows):
@@ -94,6 +94,3 @@ def load_rows(config: SourceConfig) -> Dataset:
             loaded = datasets.load_from_disk(config.path)
             return loaded[config.split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(config.path, config.subset, split=config.split, revision=config.revision)
-
-
-_load = load_rows

@@ -42,7 +42,7 @@ class ShardSource(IndexedSource):
         self.name = config.path
         catalogue = catalogued(shard_paths(config.path))
         refuse_damaged(catalogue, config.path, config.max_damaged_shards)
-        self._selection, self._silent = Selection.stated(config), config.unconditional
+        self._selection, self._unconditional = Selection.stated(config), config.unconditional
         counts = catalogue.counts
         self._selection.check(config.path, counts, captions=not config.unconditional)
         self._account = self._selection.account(catalogue)
@@ -86,7 +86,9 @@ class ShardSource(IndexedSource):
         }
         picture = members.read(path, self._selection.picture_of(of_sample))
         key = f"{self._names[shard]}/{members.keys[sample]}"
-        return RawImage(key, picture, None if self._silent else caption_of(texts, self._selection.caption))
+        return RawImage(
+            key, picture, None if self._unconditional else caption_of(texts, self._selection.caption)
+        )
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data.config import DataConfig
-from common.data.images import CorruptImage, ImageTransform, open_image, read_size
+from common.data.config import DataConfig, SourceConfig
+from common.data.images import CorruptImage, ImageTransform, open_resized, read_size
 from common.data.order import derive_key
 from common.data.sources import Account, IndexedSource, RawImage, Source
 from common.errors import UserError, one_line
@@ -29,12 +29,24 @@ AHEAD = 256  # pictures in flight; else a million waiting results would fill mem
 STREAMED_SEED = 0  # of a stream's own order
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A source to look at. `where`: in the recipe; `samples`: how many, None for all; `held_out`: not trained on;
+    `captions`: they are needed."""
+
+    where: str
+    source: SourceConfig
+    samples: int | None
+    held_out: bool = False
+    captions: bool = False
+
+
 @dataclass
 class Looked:
     """What was seen of one source.
 
     Args:
-        field: of the recipe, such as `data.sources.0`. name: as the recipe names it.
+        where: in the recipe, such as `data.sources.0`. name: as the recipe names it.
         account: what the source itself says that it was given.
         tried: pictures that were opened. problems: of them, the unreadable ones, as `SOURCE/KEY: reason`.
         sizes: (width, height) of the readable ones, before any rotation.
@@ -43,7 +55,7 @@ class Looked:
         seconds: of one core, to decode and crop the readable ones. waits: for each, seconds that reading it took.
     """
 
-    field: str
+    where: str
     name: str
     account: Account
     tried: int = 0
@@ -99,9 +111,11 @@ def look_through(
             key, wait = raw.key, time.perf_counter() - start
             busy = time.thread_time()
             rng = np.random.default_rng(0)
-            transform(open_image(raw.data, data.max_pixels), rng)
+            transform(open_resized(raw.data, data.image_size, data.max_pixels, data.exact_decoding), rng)
             seconds = time.thread_time() - busy
-            return _Seen(key, None, read_size(raw.data), raw.caption, _digest(raw), seconds, wait)
+            assert not isinstance(raw.data, CorruptImage)  # it would have been raised
+            size, digest = read_size(raw.data, data.max_pixels), _digest(raw.data)
+            return _Seen(key, None, size, raw.caption, digest, seconds, wait)
         except CorruptImage as error:
             return _Seen(key, error.reason)
         except UserError as error:  # a shard that cannot be read at this place
@@ -157,9 +171,8 @@ def _read(source: Source, place: int) -> RawImage:
     return source.sample(place, STREAMED_SEED)
 
 
-def _digest(raw: RawImage) -> bytes:
-    assert not isinstance(raw.data, CorruptImage)  # it has been opened
-    content = raw.data if isinstance(raw.data, bytes) else Path(raw.data).read_bytes()
+def _digest(data: bytes | str) -> bytes:
+    content = data if isinstance(data, bytes) else Path(data).read_bytes()
     return hashlib.blake2b(content, digest_size=16).digest()
 
 

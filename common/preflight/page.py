@@ -25,7 +25,7 @@ def source_lines(looked: Looked, data: DataConfig, captions: bool) -> list[str]:
         else ""
     )
     lines = [
-        f"{looked.field:<16} {account_line(looked.name, looked.account, captions)}",
+        f"{looked.where:<16} {account_line(looked.name, looked.account, captions)}",
         f"  looked at      {looked.tried:,} pictures, {bad:,} cannot be read{share}",
         *reason_lines(looked.problems),
     ]

@@ -53,7 +53,8 @@ def open_pictures(
         UserError: nothing to read there; while iterating, a picture that cannot be read, because a score over
             fewer pictures is another score.
     """
-    source = SourceConfig(kind="shards" if path.endswith(".tar") else "folder", path=path)
+    kind: Literal["shards", "folder"] = "shards" if path.endswith(".tar") else "folder"
+    source = SourceConfig(kind=kind, path=path, unconditional=True)
     return evaluation_loader(
         source,
         size,

@@ -21,15 +21,18 @@ import argparse
 import time
 from pathlib import Path
 
-from common.command import add_batch_size, add_device, positive
+from common.command import add_batch_size, add_device, whole_number
 from common.errors import UserError, run_cli
 from evals import preflight
 from evals.command import build_parser as shared_parser
+from evals.command import claim_output
 
 VGG_FILE = "vgg16-397923af.pth"
 VGG_ADDRESS = f"https://download.pytorch.org/models/{VGG_FILE}"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+SMALLEST = 16
+"""Side of a square, px: the window of SSIM is 11 wide, and LPIPS' network halves a side four times."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "run_reconstruction.sh",
         __doc__,
         "VQRAE folder or hub id, or a generator's folder with vqrae/ in it",
+        writes=("per_image.jsonl", "reconstructions.png", "worst.png", "progress"),
     )
     parser.add_argument(
         "--images",
@@ -45,11 +49,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of pictures, searched recursively, or .tar shards",
     )
     parser.add_argument(
-        "--size", type=positive, help="side of the scored squares in px (default: the model's output size)"
+        "--size",
+        type=whole_number(SMALLEST, 2**14),
+        help="side of the scored squares in px (default: the model's output size)",
     )
     parser.add_argument("--protocol", choices=("titok", "squash"), default="titok")
     add_batch_size(parser)
-    parser.add_argument("--workers", type=int, default=2, help="loading processes per process (default: 2)")
+    parser.add_argument(
+        "--workers", type=whole_number(0, 256), default=2, help="loading processes per process (default: 2)"
+    )
     parser.add_argument("--skip-fid", action="store_true", help="leave rFID out")
     parser.add_argument("--skip-lpips", action="store_true", help="leave LPIPS out")
     parser.add_argument(
@@ -86,6 +94,7 @@ def needs(args: argparse.Namespace) -> list[preflight.Need]:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     preflight.require("reconstruction", needs(args))
+    claim_output(args)
 
     import torch
 

@@ -12,6 +12,7 @@ run, table.md and codebook.png.
 
 from __future__ import annotations
 
+from common.command import positive
 from common.config import load_config
 from common.errors import run_cli
 from scripts.ablations.figures import draw_curves
@@ -27,8 +28,8 @@ def run_of(size: int, dim: int, seed: int, steps: int) -> Run:
 
 def main() -> None:
     parser = build_parser(__doc__, "runs/ablations/codebook")
-    parser.add_argument("--dims", type=int, nargs="+", default=[32, 64, 128, 192], metavar="E")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024, 4096], metavar="K")
+    parser.add_argument("--dims", type=positive, nargs="+", default=[32, 64, 128, 192], metavar="E")
+    parser.add_argument("--sizes", type=positive, nargs="+", default=[256, 1024, 4096], metavar="K")
     options = parser.parse_intermixed_args()
 
     from tokenizer.config import TokenizerConfig

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.command import a_seed, positive
 from common.config import load_config
 from common.errors import UserError, run_cli
 from scripts.demo.command import world_parser
@@ -73,8 +74,8 @@ def train(model: Any, texts: list[list[int]], steps: int, seed: int) -> float:
 def main() -> None:
     parser = world_parser(__doc__, "folder for the language model")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="states its shape (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=800, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=positive, default=800, help="default: %(default)s")
+    parser.add_argument("--seed", type=a_seed, default=0)
     options = parser.parse_args()
     captions, talk = read_texts(options.world)
 

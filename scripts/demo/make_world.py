@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from common.command import described_parser
+from common.command import a_seed, described_parser, positive, whole_number
 from common.data.images import read_image
 from common.errors import UserError, run_cli
 from common.sheets import captioned_sheet
@@ -139,18 +139,16 @@ def write_contact_sheet(out: Path, records: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = described_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty or absent")
-    parser.add_argument("--scenes", type=int, default=30_000, help="training scenes (default 30000)")
+    parser.add_argument("--scenes", type=positive, default=30_000, help="training scenes (default 30000)")
     parser.add_argument(
-        "--questioned", type=int, default=15_000, help="so many of them have questions (default 15000)"
+        "--questioned", type=positive, default=15_000, help="so many of them have questions (default 15000)"
     )
-    parser.add_argument("--held-out", type=int, default=500, help="validation scenes (default 500)")
-    parser.add_argument("--seed", type=int, default=0, help="the world's seed (default 0)")
-    parser.add_argument("--size", type=int, default=32, help="side of an image in px, 32 to 64 (default 32)")
+    parser.add_argument("--held-out", type=positive, default=500, help="validation scenes (default 500)")
+    parser.add_argument("--seed", type=a_seed, default=0, help="the world's seed (default 0)")
+    parser.add_argument(
+        "--size", type=whole_number(32, 64), default=32, help="side of an image in px, 32 to 64 (default 32)"
+    )
     options = parser.parse_args()
-    if min(options.scenes, options.questioned, options.held_out) < 1:
-        raise UserError("--scenes, --questioned and --held-out: expected at least 1")
-    if not 32 <= options.size <= 64:
-        raise UserError(f"--size: expected 32 to 64, got {options.size}")
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"--out: {options.out} is not empty")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from common.command import a_seed, whole_number
 from common.errors import UserError, run_cli
 from scripts.demo.command import world_parser
 from scripts.demo.contrastive import build_model, retrieval_accuracy, train
@@ -43,17 +44,17 @@ def save_vision_part(model: SiglipModel, folder: Path) -> None:
 def main() -> None:
     parser = world_parser(__doc__, "folder for the encoder")
     parser.add_argument(
-        "--window-steps", type=int, default=1400, help="steps on single objects (default 1400)"
+        "--window-steps", type=whole_number(0), default=1400, help="steps on single objects (default 1400)"
     )
-    parser.add_argument("--steps", type=int, default=200, help="steps on whole pictures (default 200)")
+    parser.add_argument(
+        "--steps", type=whole_number(0), default=200, help="steps on whole pictures (default 200)"
+    )
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=a_seed, default=0)
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where the CPU has it"
     )
     options = parser.parse_args()
-    if options.window_steps < 0 or options.steps < 0:
-        raise UserError("--window-steps and --steps: expected at least 0")
     world, held_out = (read_world(options.world, split) for split in ("train", "val"))
     image_size = world.images.shape[-1]
     if image_size % GRID:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import tiny_generator
-from image_sets import encoded, make_folder, make_parquet
+from image_sets import add_member, encoded, make_folder, make_parquet, make_shards
 
 from common.config import ConfigError, validate
 from common.data.accounts import account_line, accounts, check_captions, numbered, planned_accounts
@@ -49,9 +51,9 @@ def folder(path: Path, **options: Any) -> SourceConfig:
         ),
         (Account(1203, 0), False, "SET: 1,203 pictures"),
         (
-            Account(1, 0, {".heic files": 38, "nothing": 0}),
+            Account(1, 0, {".cr2 files": 38, "nothing": 0}),
             False,
-            "warning: SET: 1 pictures; left out: 38 .heic files",
+            "warning: SET: 1 pictures; left out: 38 .cr2 files",
         ),
         (
             Account(None, None, {"rows": 3}),
@@ -77,8 +79,6 @@ def test_captions_that_are_wanted_and_not_there_are_refused(tmp_path: Path) -> N
     (bare / "captions.jsonl").write_text('{"file_name": "0.png", "caption": "half \\ud83d"}\n')
     with pytest.raises(UserError, match="has a caption; 1 captions that are no valid Unicode"):
         accounts({"data.sources.0": folder(bare)}, captions=True)
-    with pytest.raises(UserError, match="none of its pictures has a caption"):
-        check_captions(folder(bare), Account(None, 0))
 
 
 def test_a_stream_without_a_column_of_captions_is_refused(tmp_path: Path) -> None:
@@ -89,6 +89,8 @@ def test_a_stream_without_a_column_of_captions_is_refused(tmp_path: Path) -> Non
     other = SourceConfig(kind="hub", path=config.path, streaming=True, unconditional=True)
     assert open_source(other).account().captions == 0
     assert open_source(other).sample(0, 0).caption is None
+    with pytest.raises(UserError, match="set: none of its pictures has a caption"):
+        check_captions(replace(other, unconditional=False), open_source(other).account())
 
 
 def test_unconditional_says_that_captions_are_not_read(tmp_path: Path) -> None:
@@ -112,12 +114,29 @@ def test_where_captions_are_not_wanted_nothing_about_them_matters(tmp_path: Path
         open_source(folder(bare, captions=str(bare / "captions.jsonl")), captions=False)
 
 
+def test_where_it_is_not_clear_which_text_is_the_caption_one_must_be_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add_member(tar, "0.png", encoded(0))
+        add_member(tar, "0.txt", b"alt text")
+        add_member(tar, "0.caption", b"a red square")
+    shards = SourceConfig(kind="shards", path=str(tmp_path / "a.tar"))
+    with pytest.raises(
+        UserError, match=r"^data.sources.0: .*a.tar: caption_column: 1 samples have several texts"
+    ):
+        accounts({"data.sources.0": shards}, captions=True)
+    for sound in (replace(shards, caption_column="caption"), replace(shards, unconditional=True)):
+        assert accounts({"data.sources.0": sound}, captions=True)
+    assert accounts({"data.sources.0": shards}, captions=False) == [f"{shards.path}: 1 pictures"]
+    assert open_source(replace(shards, unconditional=True)).sample(0, 0).caption is None
+    assert open_source(shards, captions=False).sample(0, 0).caption is None
+
+
 def test_a_start_tells_what_it_was_given(shelf: Path, tmp_path: Path) -> None:
     tiny_images = tmp_path / "images"
     tiny.write_pictures(tiny_images, 2)
-    (tiny_images / "a.heic").write_bytes(b"")
+    (tiny_images / "a.cr2").write_bytes(b"")
     lines = tokenizer.begin(tmp_path, tiny.tokenizer_recipe(tiny_images, tmp_path / "run"))
-    assert f"{tiny_images}: 2 pictures; left out: 1 .heic files, a kind of picture that is not read" in lines
+    assert f"{tiny_images}: 2 pictures; left out: 1 .cr2 files, a kind of picture that is not read" in lines
     lines = generation.begin(tmp_path, tiny_generator.recipe(shelf, tmp_path / "run"))
     assert (
         lines.count(f"{shelf / 'images'}: 12 pictures, 12 with a caption") == 2
@@ -149,6 +168,17 @@ def test_dry_runs_tell_it_too_and_do_without_data(shelf: Path, tmp_path: Path) -
     assert [line.rpartition(": ")[2] for line in planned_accounts(numbered("data.sources", away), True)] == [
         "not here"
     ] * 4
+
+
+def test_a_dry_run_indexes_no_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VQRAE_CACHE", str(tmp_path / "cache"))
+    shards = make_shards(tmp_path / "set", [1] * 9)
+    (line,) = planned_accounts({"data.sources.0": shards}, captions=True)
+    assert line == f"{shards.path}: 9 shards without an index; vqrae index makes one, and counts"
+    assert not list(tmp_path.rglob(".vqrae-index")) and not (tmp_path / "cache").exists()
+    open_source(shards)
+    (line,) = planned_accounts({"data.sources.0": shards}, captions=True)
+    assert line == f"{shards.path}: 9 pictures, 9 with a caption"
 
 
 def test_a_name_that_is_no_utf8_can_be_told(tmp_path: Path) -> None:

@@ -223,15 +223,15 @@ def test_texts_that_cannot_be_read_are_counted(
 
 def test_pictures_that_are_not_read_are_counted(root: Path) -> None:
     for number in range(38):
-        (root / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x14ftypheic")
+        (root / f"IMG_{number}.CR2").write_bytes(b"II*\0")
     (root / "notes.md").write_text("")
     (root / "metadata.jsonl").write_text('{"file_name": "0000.png", "label": 3}\n')
     account = opened(root).account()
-    assert account.left_out == {".heic files, a kind of picture that is not read": 38, "other files": 2}
+    assert account.left_out == {".cr2 files, a kind of picture that is not read": 38, "other files": 2}
     assert account.captions == 0  # metadata without captions is no place for them
     for name in NAMES:
         (root / name).unlink()
-    assert "found 38 .heic files, a kind of picture that is not read, 2 other files" in refused(root)
+    assert "found 38 .cr2 files, a kind of picture that is not read, 2 other files" in refused(root)
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from common.preflight.command import parser
 from common.preflight.demand import Demand
 from common.preflight.looking import Looked, look_through, spread
 from common.preflight.page import source_lines
+from generation import extract_codes
 from generation import preflight as generation
 from tokenizer import preflight as tokenizer
 
@@ -220,3 +221,20 @@ def test_leaks_stand_in_the_report(shelf: Path, tmp_path: Path, capsys: pytest.C
     told = capsys.readouterr().out
     assert "1 equal a prompt of prompts.txt, 0 hold one; 1 of its prompts are met" in told
     assert "images/007.png: 'a photo of 7 clocks' ('A photo of 7 clocks')" in told
+
+
+def test_codes_are_held_against_the_recipe(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("generation", shelf, tmp_path)
+    codes = f"data.codes={tmp_path / 'codes'}"
+    with pytest.raises(UserError, match=r"data\.sources\.0: .*codes"):
+        run("generation", shelf, tmp_path, codes)
+    extract_codes.main(["--config", str(tmp_path / "recipe.yaml"), codes])
+    capsys.readouterr()
+    run("generation", shelf, tmp_path, codes)
+    told = capsys.readouterr().out
+    assert "codes          16 pictures, 16 looked at; 100.0% have a caption" in told
+    assert "16 captions looked at" in told and "asked for" not in told
+    with pytest.raises(UserError, match="codes: belongs to another VQRAE"):
+        run("generation", shelf, tmp_path, codes, f"model.tokenizer.source={shelf / 'other_vqrae'}")

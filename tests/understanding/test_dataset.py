@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from text_tokenizers import llama_text_tokenizer
 from torch import Tensor
 
 from common.errors import UserError
+from understanding import conversation
+from understanding.batches import read_batch
 from understanding.config import ConversationSource
 from understanding.conversation import BadSample
 from understanding.dataset import ConversationDataset
@@ -234,6 +238,12 @@ def test_records_lie_where_they_are_said_to(
         (b'[{"id": "\xff"}]', "codec can't decode"),
         (b"<html>not found</html>", "from byte 0 on"),
         (b"PK\x03\x04", "from byte 0 on"),
+        (
+            b'[{"id": ' + b'{"a":' * 20000 + b"1" + b"}" * 20000 + b"}]",
+            "from byte 1 on: a record is nested too deeply",
+        ),
+        (b'{"data": [{"id": 1}], "x": 1', "the object around the list is cut off"),
+        (b'{"data": [{"id": 1}', "the list is cut off"),
         (b"[]", "holds no records"),
         (b"", "holds no records"),
         (
@@ -267,6 +277,100 @@ def test_what_cannot_work_at_all(pictures: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("VQRAE_CACHE", str(path))
     with pytest.raises(UserError, match="VQRAE_CACHE"):
         open_dataset(write(pictures, [{"conversations": WORDS}]))
+
+
+ODD = {
+    "picture": ({"image": "data:image/png;base64,%s"}, None),
+    "a key twice": ('{"image": "0.png", "image": "1.png", "conversations": %s}', "a key stands twice: 'image'"),
+    "half an emoji": ({"conversations": [WORDS[0], {"from": "gpt", "value": "5 \ud83d"}]}, "text that is none"),
+    "half an emoji as id": ({"id": "\ud83d", "image": "gone.png"}, "missing image"),
+    "a NUL": ({"image": "a\0b.png"}, "corrupt image: .*embedded null byte"),
+    "long": ({"image": "x" * 5000}, "corrupt image: .*File name too long"),
+    "a folder": ({"image": "."}, "corrupt image: .*Is a directory"),
+    "text": ({"image": "data:text/plain,hello"}, "missing image"),
+    "torn": ({"image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"}, "corrupt image: [0-9]+ bytes in the record"),
+    "far": ({"image": "https://127.0.0.1:9/a.png"}, "bytes that could not be had: https://127.0.0.1:9/a.png"),
+    "NaN": ({"score": float("nan")}, None),
+    "huge": ('{"score": %s, "conversations": %%s}' % ("9" * 5000), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_one_odd_record_costs_itself_alone(
+    name: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is, the others are read; and it is named, on one line that can be written down."""
+    monkeypatch.setattr("common.data.remote.retries.ATTEMPTS", 1)
+    odd, problem = ODD[name]
+    turns = TURNS if "image" in odd else WORDS
+    if isinstance(odd, str):
+        text = odd % json.dumps(turns)
+    else:
+        inline = base64.b64encode((pictures / "images" / "000.png").read_bytes()).decode()
+        text = json.dumps({"id": 3, "conversations": turns, **odd}).replace("%s", inline)
+    sound = [json.dumps({"id": n, "image": f"{n:03d}.png", "conversations": TURNS}) for n in range(3)]
+    path = pictures / "c.json"
+    path.write_text(f"[{', '.join([*sound, text])}]")
+    dataset = open_dataset(path)
+    batch = read_batch(dataset, [(index,) for index in range(4)], packed=False)
+    assert batch["samples"] == 4 and len(batch["skipped"]) == (problem is not None)
+    unusable = [dataset.describe(*found) for found in dataset.problems()]
+    assert len(batch["input_ids"]) == 3 + (problem is None)
+    for line in batch["skipped"]:
+        assert re.match(rf"{re.escape(str(path))}: .*: {problem}", line) and len(line) < 1000
+        line.encode()
+    assert unusable in ([], batch["skipped"])
+
+
+def test_a_library_that_refuses_a_sample_costs_that_sample(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is met: while pictures are made squares, or while texts are tokenised for the index."""
+    path = write(pictures, [{"id": n, "image": f"{n:03d}.png", "conversations": TURNS} for n in range(3)])
+    dataset = open_dataset(path)
+
+    def refuse(image: Image.Image) -> Tensor:
+        raise ZeroDivisionError("division by\nzero")
+
+    monkeypatch.setattr(dataset, "_to_pixels", refuse)
+    batch = read_batch(dataset, [(1,)], packed=False)
+    assert batch["skipped"] == [f"{path}: 1: refused by a library: ZeroDivisionError: division by zero"]
+    monkeypatch.setattr(dataset, "_to_pixels", lambda image: torch.empty(10**15))
+    with pytest.raises(RuntimeError, match="memory"):  # that is no fault of the sample
+        read_batch(dataset, [(1,)], packed=False)
+
+    whole = conversation.read_conversation
+
+    def pick(record: Any, *rest: Any) -> Any:
+        if record["id"] == 2:
+            raise OverflowError("too large")
+        return whole(record, *rest)
+
+    monkeypatch.setattr("understanding.record_index.read_conversation", pick)
+    monkeypatch.setattr("understanding.dataset.read_conversation", pick)
+    again = open_dataset(path, max_length=199)
+    assert again.usable.tolist() == [True, True, False]
+    assert [str(problem) for _, problem in again.problems()] == [
+        "refused by a library: OverflowError: too large"
+    ]
+
+
+def test_texts_that_a_tokenizer_refuses_cost_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    talks = [
+        conversation.read_conversation({"conversations": [WORDS[0], {"from": "gpt", "value": f"{n}"}]})
+        for n in range(5)
+    ]
+    render = type(TEXT_TOKENIZER).apply_chat_template
+
+    def refuse(self: Any, batch: Any, **options: Any) -> Any:
+        if any(talk[1]["content"] == "3" for talk in batch):
+            raise TypeError("TextEncodeInput must be Union")
+        return render(self, batch, **options)
+
+    monkeypatch.setattr(type(TEXT_TOKENIZER), "apply_chat_template", refuse)
+    results = conversation.encode_all(talks, TEXT_TOKENIZER, IMAGE_TOKENS, 200)
+    assert [isinstance(result, BadSample) for result in results] == [False, False, False, True, False]
+    assert str(results[3]) == "refused by a library: TypeError: TextEncodeInput must be Union"
 
 
 def test_real_photographs(photographs: Path) -> None:

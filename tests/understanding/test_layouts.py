@@ -136,8 +136,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"image": "a.png", "audio": {"bytes": b"x"}}, "a video or a sound, which are not read: audio"),
     ({"image": "a.png", "images": ["b.png"]}, "pictures under several names: image, images"),
     ({"image": "a.png", "messages": MESSAGES}, "conversations under several names: conversations, messages"),
-    ({"image": "data:image/png;base64,%%%"}, "corrupt image: no base64: 'data:image/png;base64,%%%'"),
-    ({"image": "data:image/png;base64,"}, "corrupt image: nothing in it"),
     ({"image": "a.png", "conversations": asked({"type": "image", "image": "b.png"})},
      "pictures in the messages and beside them: image"),
     ({"conversations": asked({"type": "video", "video": "a.mp4"})},
@@ -195,7 +193,7 @@ def values() -> st.SearchStrategy[Any]:
     return st.recursive(
         leaves,
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5),
-        max_leaves=30,
+        max_leaves=12,
     )
 
 
@@ -205,7 +203,7 @@ def records() -> Iterator[st.SearchStrategy[Any]]:
     yield st.fixed_dictionaries({"conversations": st.lists(turn, max_size=4), "image": values()})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(record=st.one_of(*records()))
 def test_whatever_a_record_holds(record: Any) -> None:
     """A conversation whose placeholders are as many as its pictures, or one kind of error."""

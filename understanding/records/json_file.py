@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, one_line, refusing
+from common.text import shown
+from understanding.layouts import BadSample
 from understanding.records.source import Found, Records
 
 CHUNK = 1 << 22  # bytes read at a time
@@ -155,7 +157,17 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= LONGEST_INTEGER else float(digits)
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer)
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else BadSample("a key stands twice", shown(_twice(pairs)))
+
+
+def _twice(pairs: list[tuple[str, Any]]) -> str:
+    names = [name for name, _ in pairs]
+    return next(name for name in names if names.count(name) > 1)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
 """`NaN` and infinities, as Python and pandas write them into fields that nobody reads, may stand."""
 
 
