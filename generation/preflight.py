@@ -56,8 +56,9 @@ def check(config: GenerationConfig, options: argparse.Namespace) -> None:
         UserError: a source or a file of prompts cannot be opened, too much cannot be read, or codes are of another
             recipe.
     """
-    from common.preflight.command import Verdict, Wanted, look_at_sources
+    from common.preflight.command import Verdict, look_at_sources
     from common.preflight.leaks import LeakSearch, read_prompts
+    from common.preflight.looking import Wanted
     from common.training.plan import planned_ranks
 
     gpus = planned_ranks(options.gpus)

@@ -39,8 +39,9 @@ def check(config: TokenizerConfig, options: argparse.Namespace) -> None:
         UserError: a source cannot be opened, or too much of it cannot be read.
     """
     from common.data.config import SourceConfig
-    from common.preflight.command import Verdict, Wanted, look_at_sources
+    from common.preflight.command import Verdict, look_at_sources
     from common.preflight.demand import Demand
+    from common.preflight.looking import Wanted
     from common.training.plan import planned_ranks
     from tokenizer.efficiency import image_flops
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command import described_parser
-from common.data.config import DataConfig, SourceConfig
+from common.command import described_parser, positive
 from common.errors import UserError
 from common.training.peaks import PEAKS
 
 if TYPE_CHECKING:
-    from common.preflight.looking import Looked
+    from common.data.config import DataConfig
+    from common.preflight.looking import Looked, Wanted
 
 EVERYTHING = "all"
 
@@ -43,7 +43,9 @@ def add_gpus(options: argparse.ArgumentParser) -> None:
     """--gpu, --gpus, --mfu: what decoding is held against."""
     names = [name for name, _ in PEAKS]
     options.add_argument("--gpu", choices=names, default="H100", help="to train on (default: H100)")
-    options.add_argument("--gpus", type=int, help="how many (default: the launcher's, or 8)")
+    options.add_argument(
+        "--gpus", type=positive, metavar="N", help="how many (default: the launcher's, or 8)"
+    )
     options.add_argument(
         "--mfu",
         type=_share,
@@ -69,18 +71,6 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"expected a share in (0, 1], found {text}")
     return share
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A source to look at. `field`: of the recipe; `samples`: how many, None for all; `held_out`: not trained on;
-    `captions`: they are needed."""
-
-    field: str
-    source: SourceConfig
-    samples: int | None
-    held_out: bool = False
-    captions: bool = False
 
 
 @dataclass
@@ -137,13 +127,13 @@ def look_at_sources(
             if want.captions:
                 check_captions(want.source, account)
         except UserError as error:
-            verdict.refused.append(f"{want.field}: {error}")
-            print(f"{want.field:<16} {error}", flush=True)
+            verdict.refused.append(f"{want.where}: {error}")
+            print(f"{want.where:<16} {error}", flush=True)
     results: list[tuple[Wanted, Looked]] = []
     total = sum(count for *_, count in opened)
     with tqdm(total=total, unit="picture", desc="preflight", disable=None) as bar:
         for want, source, account, _ in opened:
-            looked = Looked(want.field, source.name, account)
+            looked = Looked(want.where, source.name, account)
             each = (lambda caption, where: None) if want.held_out else each_caption
             look_through(looked, source, data, seed, want.samples, bar.update, each)
             results.append((want, looked))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.data.config import DataConfig
+from common.data.config import DataConfig, SourceConfig
 from common.data.images import CorruptImage, ImageTransform, open_resized, read_size
 from common.data.order import derive_key
 from common.data.sources import Account, IndexedSource, RawImage, Source
@@ -27,6 +27,18 @@ from common.errors import UserError, one_line
 THREADS = 8  # reading waits for a disk or a network more than for a core
 AHEAD = 256  # pictures in flight; else a million waiting results would fill memory
 STREAMED_SEED = 0  # of a stream's own order
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A source to look at. `where`: in the recipe; `samples`: how many, None for all; `held_out`: not trained on;
+    `captions`: they are needed."""
+
+    where: str
+    source: SourceConfig
+    samples: int | None
+    held_out: bool = False
+    captions: bool = False
 
 
 @dataclass

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.data.config import SourceConfig
 from common.data.shards import shard_paths
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    from common.preflight.command import Wanted
-    from common.preflight.looking import Looked
+from common.preflight.looking import Looked, Wanted
 
 
 def overlap_lines(results: Sequence[tuple[Wanted, Looked]]) -> Iterator[str]:
@@ -24,11 +20,11 @@ def overlap_lines(results: Sequence[tuple[Wanted, Looked]]) -> Iterator[str]:
             continue
         for other, seen in training:
             if lies_in(want.source, other.source):
-                yield f"warning: {want.field}: its pictures are among those of {other.field}: they are trained on"
+                yield f"warning: {want.where}: its pictures are among those of {other.where}: they are trained on"
             elif same := set(looked.digests) & set(seen.digests):
                 yield (
-                    f"warning: {want.field}: {len(same)} of its {len(looked.digests)} pictures are, byte for byte, "
-                    f"among the {len(seen.digests)} looked at of {other.field}"
+                    f"warning: {want.where}: {len(same)} of its {len(looked.digests)} pictures are, byte for byte, "
+                    f"among the {len(seen.digests)} looked at of {other.where}"
                 )
 
 

@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     sha256 = weights_sha256(folder)
     facts = {
         **{name: str(value) for name, value in protocol.items()},
-        "images": [str(Path(args.images).resolve()), found, expected],
+        "images": [str(Path(args.images).resolve()), loader.source.fingerprint(), found, expected],
         "weights_sha256": sha256,
         "place": [dist.rank(), dist.world(), args.batch_size],
     }
