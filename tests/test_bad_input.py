@@ -39,6 +39,7 @@ ODD = {
     "gray.png": (GRAY, GRAY),
     "gray_16_bit.png": (GRAY, GRAY),
     "gray_16_bit.tif": (GRAY, GRAY),
+    "gray_12_bit.tif": (GRAY, GRAY),
     "bilevel.png": (WHITE, WHITE),
     "cmyk.jpg": (RED, RED),
     "alpha.png": (RED, WHITE),
@@ -55,6 +56,7 @@ def write_odd(folder: Path) -> None:
     deep = Image.fromarray(np.full(size, 100 * 257, np.uint16))
     deep.save(folder / "gray_16_bit.png")
     deep.save(folder / "gray_16_bit.tif")
+    Image.fromarray(np.full(size, 100 * 16, np.uint16)).save(folder / "gray_12_bit.tif")
     Image.new("1", size, 1).save(folder / "bilevel.png")
     Image.new("CMYK", size, (0, 255, 255, 0)).save(folder / "cmyk.jpg", quality=95)
     alpha = Image.new("RGBA", size, (*RED, 255))
@@ -104,7 +106,7 @@ def torn_jpeg() -> bytes:
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good and bad pictures, folders and checkpoints, by name."""
     root = tmp_path_factory.mktemp("shelf")
-    for name in ("empty", "texts", "odd", "torn", "bombs", "running/checkpoints"):
+    for name in ("empty", "texts", "odd", "torn", "bombs", "phone", "running/checkpoints"):
         (root / name).mkdir(parents=True)
     (root / "running" / "config.yaml").write_text("steps: 6\n")
     (root / "texts" / "notes.txt").write_text("no picture")
@@ -112,6 +114,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "torn" / "torn.jpg").write_bytes(torn_jpeg())
     (root / "bombs" / "bomb.png").write_bytes(bomb())
     write_tars(root)
+    (root / "phone" / "a.heic").write_bytes(b"\0\0\0\x14ftypheic\0\0\0\0mif1" + bytes(64))
     tiny.write_pictures(root / "good")
     for path in (root / "torn" / "torn.jpg", root / "bombs" / "bomb.png"):
         tiny.write_pictures(root / "mixed", count=10)
@@ -310,6 +313,7 @@ def test_odd_pictures_are_reconstructed(name: str, command: Callable[..., int], 
         ("vqrae", "empty", ["empty: no images in this folder"]),
         ("vqrae", "texts", ["texts: no images in this folder"]),
         ("vqrae", "texts/notes.txt", ["notes.txt: not an image"]),
+        ("vqrae", "phone/a.heic", ["a.heic: HEIC, which is not read; convert it"]),
         ("vqrae", "torn/torn.jpg", ["torn.jpg: image file is truncated"]),
         ("vqrae", "torn", ["torn: none of its 1 pictures could be read"]),
         ("vqrae", "bombs/bomb.png", ["bomb.png: 400000000 pixels, over the limit of 89478485"]),
