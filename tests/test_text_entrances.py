@@ -71,26 +71,36 @@ def metadata_csv(root: Path, text: str) -> str | None:
     return folder(root, "metadata.csv", (root / "metadata.csv").read_bytes())
 
 
-def hub(root: Path, text: str) -> str | None:
+def column(root: Path, text: str, kind: str) -> str | None:
+    """Written as Arrow's own writers would not: a cell may be no UTF-8."""
     import pyarrow
     from pyarrow import parquet
 
     content = raw(text)
-    cells = pyarrow.Array.from_buffers(
-        pyarrow.string(),
-        1,
-        [
-            None,
-            pyarrow.py_buffer(bytes(4) + len(content).to_bytes(4, "little")),
-            pyarrow.py_buffer(content),
-        ],
-    )
-    table = pyarrow.table({"image": [encoded(0)], "text": cells})
-    parquet.write_table(table, root / "train-00000.parquet")
-    found = caption(root, kind="hub")
+    ends = pyarrow.py_buffer(bytes(4) + len(content).to_bytes(4, "little"))
+    cells = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, ends, pyarrow.py_buffer(content)])
+    parquet.write_table(pyarrow.table({"image": [encoded(0)], "text": cells}), root / "train-00000.parquet")
+    return caption(root, kind=kind)
+
+
+def hub(root: Path, text: str) -> str | None:
+    found = column(root, text, "hub")
     account = open_indexed(SourceConfig(kind="hub", path=str(root))).account()
     assert account.captions == (found is not None) and sum(account.left_out.values()) == (found is None)
     return found
+
+
+def llava(root: Path, text: str) -> str | None:
+    from understanding.conversation import BadSample, read_conversation
+    from understanding.records.json_file import read_records
+
+    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "an answer"}]
+    (root / "llava.json").write_text(json.dumps([{"id": "0", "conversations": turns}]))
+    ((_, _, record),) = read_records(str(root / "llava.json"))
+    try:
+        return read_conversation(record).messages[0]["content"]
+    except BadSample:
+        return None
 
 
 DATA: dict[str, Entrance] = {
@@ -99,7 +109,9 @@ DATA: dict[str, Entrance] = {
     "captions.jsonl": lambda root, text: folder(root, "captions.jsonl", line(caption=text)),
     "metadata.jsonl": lambda root, text: folder(root, "metadata.jsonl", line(text=text)),
     ".txt": lambda root, text: folder(root, "0.txt", raw(text)),
+    "LLaVA": llava,
     "hub": hub,
+    "parquet": lambda root, text: column(root, text, "parquet"),
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import LONGEST, UserError, one_line, out_of_memory
+from common.errors import LONGEST, FailedRead, UserError, one_line, out_of_memory
 from understanding.layouts import USUAL, BadSample, Fields, Picture, read_layout
 from understanding.templates import IMAGE_TOKEN
 
@@ -211,9 +211,12 @@ def refused(error: Exception) -> BadSample:
 
 @contextmanager
 def last_net() -> Iterator[None]:
-    """Inside, what a library raises in its own way for a single sample costs that sample: it becomes a `BadSample`."""
+    """Inside, what a library raises in its own way for a single sample, or bytes that cannot be had now, cost that
+    sample: they become a `BadSample`."""
     try:
         yield
+    except FailedRead as error:
+        raise BadSample("bytes that could not be had", str(error)) from error
     except (BadSample, UserError):
         raise
     except Exception as error:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from common.data.blobs import is_url, open_blob
 from common.data.images import MAX_ASPECT, CorruptImage, open_image, read_size
-from common.errors import LONGEST, UserError
+from common.errors import LONGEST, FailedRead, UserError
 from common.files import writing
 from understanding.conversation import BadSample
 
@@ -57,6 +57,8 @@ def _look(picture: Path | str | bytes, read: Callable[[Path | bytes], Seen]) -> 
         try:
             with open_blob(picture) as file:
                 content = file.read()
+        except FailedRead:
+            raise  # it may be had another time
         except (UserError, OSError) as error:
             raise BadSample("missing image", str(error)) from error
     try:

@@ -14,7 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from common.data.remote.ranges import UrlFile, forget_urls, list_urls, read_url, read_whole_url, stat_url
+from common.data.remote.ranges import (
+    UrlFile,
+    forget_urls,
+    list_urls,
+    read_url,
+    read_whole_url,
+    stat_url,
+    stat_urls,
+)
 from common.data.remote.transport import Stat
 from common.errors import FailedRead, UserError, refusing
 
@@ -91,6 +99,16 @@ def stat(path: str) -> Stat:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return Stat(found.st_size, str(found.st_mtime_ns))
+
+
+def ask_stats(paths: Sequence[str]) -> None:
+    """Ask for those behind URLs at once, so that `stat` has them: one by one, thousands take minutes.
+
+    Raises:
+        FailedRead: one cannot be asked for now.
+    """
+    if urls := [path for path in paths if is_url(path)]:
+        stat_urls(urls)
 
 
 def open_blob(path: str, cached: bool = True) -> BinaryIO:

@@ -92,11 +92,19 @@ class ParquetSource(IndexedSource):
         start = int(self._order.ends[first - 1]) if first else 0
         path, found = self._paths[table], Stat(int(self._sizes[table]), self._versions[table])
         rows = row_group(path, found, group - first, self._columns)
-        cells = {column: rows[column][row].as_py() for column in self._columns}
+        cells = {column: _value(rows[column][row]) for column in self._columns}
         return cells, path.rpartition("/")[0], f"{self._names[table]}/{index - start}"
 
     def shuffled(self, epoch: int, offset: int, seed: int) -> int:
         return self._order.shuffled(epoch, offset, seed)
+
+
+def _value(cell: Any) -> Any:
+    """A cell as Python has it; None where it says to be text and is no UTF-8."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def _sound(paths: list[str], config: SourceConfig) -> tuple[dict[str, Footer], dict[str, int]]:

@@ -9,13 +9,14 @@ saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from common import dist
 from common.data.batch import Batch, Sample, collate
 from common.data.config import DataConfig
 from common.data.images import CorruptImage, ImageTransform, open_resized
@@ -23,6 +24,7 @@ from common.data.lanes import lane_period
 from common.data.mixture import Mixture
 from common.data.open import open_source
 from common.data.order import dealt, derive_key
+from common.data.sources import IndexedSource, Source
 from common.data.workers import in_workers
 from common.errors import FailedRead, UserError
 
@@ -81,10 +83,26 @@ def training_loader(
 
     After n micro-batches on each rank, the stream stands at `start + n * world * micro_batch`.
 
+    All ranks of the process group call it together.
+
     Raises:
-        UserError: a source cannot be opened.
+        UserError: a source cannot be opened, or another rank found another number of samples in it.
     """
-    return TrainingLoader(ImageStream(config, seed, captions), rank, world, micro_batch, start)
+    stream = ImageStream(config, seed, captions)
+    _compare_ranks(stream.sources)
+    return TrainingLoader(stream, rank, world, micro_batch, start)
+
+
+def _compare_ranks(sources: Sequence[Source]) -> None:
+    """Ranks that see different sets (a shard that one of them could not read) would draw by different orders."""
+    lengths = [len(source) if isinstance(source, IndexedSource) else 0 for source in sources]
+    for rank, theirs in enumerate(dist.gather_objects(lengths)):
+        for source, here, there in zip(sources, lengths, theirs, strict=True):
+            if here != there:
+                raise UserError(
+                    f"{source.name}: {here:,} samples on rank {dist.rank()} and {there:,} on rank {rank}; all must see "
+                    "the same data"
+                )
 
 
 class TrainingLoader:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from common import dist
-from common.data.blobs import Stat, is_url, open_blob, stat
+from common.data.blobs import Stat, forget_open_files, is_url, open_blob, stat
 from common.data.remote.cache import kept
 from common.errors import FailedRead, UserError, refusing
 from common.files import cache_file, whole_cache
@@ -64,6 +64,7 @@ class Footer:
 
 def read_footers(paths: Sequence[str]) -> list[Footer | str]:
     """A footer for each table; where it cannot be read, why not."""
+    forget_open_files()  # a table may have been written anew since this process last read it
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = pool.map(_footer_or_reason, paths)
         return list(

@@ -70,6 +70,16 @@ def test_a_run_that_can_begin_leaves_nothing(job: str, shelf: Path, tmp_path: Pa
         ("understanding", "data.sources.0.images=gone", "data.sources.0: gone: images: no such folder"),
         (
             "understanding",
+            "data.sources=[{kind: shards, annotations: 'x-{000..002}.tar'}]",
+            "data.sources.0: x-000.tar",
+        ),
+        (
+            "understanding",
+            "data.sources=[{kind: parquet, annotations: 'gone/*.parquet'}]",
+            "data.sources.0: gone/.*no parquet files found",
+        ),
+        (
+            "understanding",
             "evaluation.source={annotations: gone.json, images: .}",
             "evaluation.source: gone.json: annotations: no such file",
         ),

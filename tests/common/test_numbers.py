@@ -29,7 +29,8 @@ ZEROS = {
     "loss.distillation loss.discriminator loss.discriminator_update_start optimizer.end_lr optimizer.warmup_steps "
     "data.max_corrupt_share codebook_watch.min_usage codebook_watch.min_perplexity",
     UnderstandingConfig: COMMON + "data.max_skipped_share optimizer.end_lr optimizer.warmup_ratio "
-    "optimizer.muon.momentum model.lora.dropout",
+    "optimizer.muon.momentum model.lora.dropout data.sources.0.max_damaged_shards "
+    "evaluation.source.max_damaged_shards",
     GenerationConfig: COMMON + "data.prompt_dropout data.max_corrupt_share optimizer.warmup_steps "
     "optimizer.muon.momentum samples.sampling.cfg_scale samples.sampling.cfg_interval.0 "
     "samples.sampling.cfg_interval.1",

@@ -19,7 +19,7 @@ from common.data.images import open_image
 from common.data.open import open_source
 from common.data.shards import ShardSource, shard_paths
 from common.data.sources import Account
-from common.data.stream import ImageStream
+from common.data.stream import ImageStream, training_loader
 from common.data.tars import catalogue, store
 from common.data.tars.shard_index import NO_PICTURE
 from common.errors import FailedRead, UserError
@@ -369,3 +369,10 @@ def test_a_killed_index_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest
     scanned = counting(monkeypatch)
     assert len(told(opened(tmp_path))) == 8
     assert scanned == ["train-002.tar", "train-003.tar"]
+
+
+def test_ranks_that_see_different_shards_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataConfig(image_size=6, sources=(make_shards(tmp_path, [3, 4]),))
+    monkeypatch.setattr("common.dist.gather_objects", lambda mine: [mine, [3]])
+    with pytest.raises(UserError, match="7 samples on rank 0 and 3 on rank 1; all must see the same data"):
+        training_loader(data, 0)

@@ -249,6 +249,17 @@ def test_the_counter_stops_past_the_share() -> None:
     counter.check()
 
 
+def test_the_counter_stops_all_ranks_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sum over ranks, which another one's images are part of."""
+    counter = CorruptCounter(0.01, minimum=1)
+    counter.add(["a.jpg: truncated"], 50)
+    monkeypatch.setattr("common.dist.sum_", lambda mine: mine + torch.tensor([50, 0]))
+    assert counter.check_all_ranks(torch.device("cpu")) == 1
+    monkeypatch.setattr("common.dist.sum_", lambda mine: mine + torch.tensor([50, 1]))
+    with pytest.raises(UserError, match="2 of 100 images"):
+        counter.check_all_ranks(torch.device("cpu"))
+
+
 def test_the_counter_adds_up_over_ranks_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved by three ranks, resumed by two."""
     ranks = [CorruptCounter(0.5) for _ in range(3)]

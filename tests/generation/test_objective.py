@@ -44,7 +44,7 @@ def test_the_loss_equals_that_of_full_logits(over: str, generator: GeneratorFold
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     model.zero_grad()
-    losses = []
+    losses, hits = [], []
     for row in rows:
         logits = model(torch.tensor([row])).logits[0]
         if over == "codes":
@@ -54,10 +54,12 @@ def test_the_loss_equals_that_of_full_logits(over: str, generator: GeneratorFold
         begin = row.index(vocabulary.begin_image)
         labels = torch.tensor(row)[begin + 1 : -1]  # the codes: neither text nor the marks are predicted
         losses.append(F.cross_entropy(logits[begin : begin + len(labels)].float(), labels))
+        hits.append((logits[begin : begin + len(labels)].argmax(-1) == labels).double().mean())
     loss = torch.stack(losses).mean()
     loss.backward()
     output = NextCode(model, vocabulary, over)(ids, predictors, targets)  # type: ignore[arg-type]
     torch.testing.assert_close(output.loss, loss)
+    torch.testing.assert_close(output.accuracy.double(), torch.stack(hits).mean())
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-7, rtol=1e-4, msg=name)
     model.float()

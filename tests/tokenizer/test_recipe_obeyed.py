@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor
+from transformers import SiglipVisionConfig, SiglipVisionModel
 from watched import Engine, watched
 
 from common.models.vqrae import VQRAE
@@ -98,6 +99,19 @@ def test_products_run_in_the_precision_of_the_recipe(everything: Seen, stage_1: 
         assert stage_1.generator.dtype("", learning) == {torch.float32}
     assert {parameter.dtype for parameter in everything.generator.module.parameters()} == {torch.float32}
     assert {tensor.dtype for tensor in everything.exported.state_dict().values()} == {torch.float32}
+
+
+def test_a_fresh_model_reads_with_the_encoder_that_the_recipe_names(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    named = SiglipVisionModel(SiglipVisionConfig(**tiny.SIGLIP))
+    named.save_pretrained(tmp_path / "encoder")
+    recipe = tiny.tokenizer_recipe(pictures, tmp_path / "run", f"model.encoder.source={tmp_path / 'encoder'}")
+    mine = assemble.assemble_model(recipe).encoder.state_dict()
+    layers = {name: tensor for name, tensor in named.state_dict().items() if "layers.0" in name}
+    assert layers
+    for name, tensor in layers.items():
+        (found,) = (own for key, own in mine.items() if key.endswith(name[name.index("layers.0") :]))
+        assert torch.equal(found, tensor), name
 
 
 def test_the_teacher_is_a_frozen_copy(everything: Seen, stage_1: Seen) -> None:

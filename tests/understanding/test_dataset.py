@@ -289,7 +289,7 @@ ODD = {
     "a folder": ({"image": "."}, "corrupt image: .*Is a directory"),
     "text": ({"image": "data:text/plain,hello"}, "missing image"),
     "torn": ({"image": "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA"}, "corrupt image: [0-9]+ bytes in the record"),
-    "far": ({"image": "https://127.0.0.1:9/a.png"}, "missing image"),
+    "far": ({"image": "https://127.0.0.1:9/a.png"}, "bytes that could not be had: https://127.0.0.1:9/a.png"),
     "NaN": ({"score": float("nan")}, None),
     "huge": ('{"score": %s, "conversations": %%s}' % ("9" * 5000), None),
 }  # fmt: skip

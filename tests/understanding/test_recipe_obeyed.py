@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -215,3 +217,28 @@ def test_muon_takes_the_matrices(shelf: Path, pretrained: Path, tmp_path: Path) 
         for name, rate in rates.items():
             peak = 0.02 if name.endswith("/muon") else 2e-3
             assert rate == pytest.approx(cosine(step, peak, 0.0, 1, 3)), (step, name)
+
+
+def test_sources_of_several_kinds_come_by_their_weights(
+    shelf: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    """Half of a file in each epoch and the other half in the next; a set of shards twice in each."""
+    with tarfile.open(tmp_path / "talks.tar", "w") as tar:
+        for number, record in enumerate(json.loads((shelf / "captions.json").read_text())[:5]):
+            said = tmp_path / "0.json"
+            said.write_text(json.dumps(record))
+            tar.add(said, f"{number}.json")
+            tar.add(shelf / "images" / record["image"], f"{number}.png")
+    file = f"{{annotations: {shelf / 'conversations.json'}, images: {shelf / 'images'}, weight: 0.5}}"
+    shards = f"{{kind: shards, annotations: {tmp_path / 'talks.tar'}, weight: 2.0}}"
+    with recorded() as steps:
+        train(
+            tuning(
+                shelf, pretrained, tmp_path / "run", f"data.sources=[{file}, {shards}]", "engine.zero_stage=1"
+            )
+        )
+    rows = [tuple(row.tolist()) for step in steps for batch in step for row in batch["input_ids"]]
+    assert len(rows) == 2 * (12 // 2 + 5 * 2)
+    assert not any(batch["skipped"] for step in steps for batch in step)
+    pictures = sum(len(batch["pixel_values"]) for step in steps for batch in step)
+    assert pictures == 8 + 2 * 5 * 2  # of the file, whose last four samples have none; of the shards

@@ -17,9 +17,9 @@ from PIL import Image
 from text_tokenizers import llama_text_tokenizer
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import FailedRead, UserError
 from understanding.batch_plan import BatchPlan
-from understanding.batches import training_batches
+from understanding.batches import read_batch, training_batches
 from understanding.config import ConversationSource
 from understanding.conversation import BadSample
 from understanding.dataset import ConversationDataset
@@ -126,7 +126,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Conv
         }
 
 
-def batches(dataset: ConversationDataset, group: str) -> list[Any]:
+def batches(dataset: ConversationDataset, group: str, workers: int = 0) -> list[Any]:
     plan = BatchPlan(
         dataset.lengths,
         dataset.images,
@@ -145,7 +145,7 @@ def batches(dataset: ConversationDataset, group: str) -> list[Any]:
         packed=False,
         start=0,
         steps=plan.steps(2),
-        workers=0,
+        workers=workers,
         prefetch=1,
     )
     return [batch for step in steps for batch in step]
@@ -183,12 +183,11 @@ def test_sources_of_several_kinds_are_mixed_by_weight(sources: dict[str, Convers
     """Two recipes whose sources are the same by content: the same batches."""
     from dataclasses import replace
 
-    def mixed(first: str, second: str) -> list[Any]:
-        return batches(
-            open_dataset(replace(sources[first], weight=0.5), replace(sources[second], weight=2.0)), "none"
-        )
+    def mixed(first: str, second: str, workers: int) -> list[Any]:
+        both = replace(sources[first], weight=0.5), replace(sources[second], weight=2.0)
+        return batches(open_dataset(*both), "none", workers)
 
-    golden, found = mixed("json", "json"), mixed("shards", "parquet")
+    golden, found = mixed("json", "json", 0), mixed("shards", "parquet", 2)
     assert sum(batch["samples"] for batch in golden) == 2 * (11 + 44)
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(golden, found, strict=True))
     assert all(torch.equal(a["pixel_values"], b["pixel_values"]) for a, b in zip(golden, found, strict=True))
@@ -222,6 +221,23 @@ def test_the_index_reads_no_pictures(
             assert len(whole) == len(pictures)
     assert read.count("json") == 2 * COUNT  # scanned, and read
     assert len(read) - read.count("json") == sum((1, 2, 0, 1, 1)[number % 5] for number in range(COUNT))
+
+
+def test_bytes_that_cannot_be_had_cost_their_sample(
+    sources: dict[str, ConversationSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from common.data.tars.shard_index import ShardIndex
+
+    dataset = open_dataset(sources["shards"])
+
+    def fail(self: ShardIndex, path: str, member: int) -> bytes:
+        raise FailedRead(f"{path}: cannot be read: Input/output error")
+
+    monkeypatch.setattr(ShardIndex, "read", fail)
+    (line,) = read_batch(dataset, [(0,)], packed=False)["skipped"]
+    assert (
+        line.endswith("000.tar: cannot be read: Input/output error") and "bytes that could not be had" in line
+    )
 
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> ConversationSource:

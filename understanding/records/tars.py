@@ -68,8 +68,9 @@ class Tars(Records):
         where = f"{path.rpartition('/')[2]}/{key}"
         if "json" not in members:
             raise BadSample("a sample without a .json", where)
+        content = index.read(path, members["json"])
         try:
-            record = parse_json(index.read(path, members["json"]), where, nan=True)
+            record = parse_json(content, where, nan=True)
         except UserError as error:
             raise BadSample("damaged JSON", str(error)) from error
         if not isinstance(record, dict):

@@ -12,17 +12,37 @@ from urllib.parse import urlsplit
 from common.data.remote.cache import Content, kept
 from common.data.remote.retries import retried, shown
 from common.data.remote.transport import Stat, ask_bytes, ask_list, ask_stat, ask_whole
-from common.errors import FailedRead
+from common.errors import FailedRead, UserError
 
 BLOCK = 4 << 20  # bytes: some tens of pictures, which the readers of a window share
 
 AT_ONCE = 4  # requests of one reader
+STATED_AT_ONCE = 32
 
 
 @lru_cache(maxsize=1 << 16)
 def stat_url(url: str) -> Stat:
     """Asked for once a process, so that all of its reads are of one version of the file."""
     return retried(url, lambda: ask_stat(url))
+
+
+def stat_urls(urls: Sequence[str]) -> None:
+    """Ask for many at once, so that `stat_url` has them; what is refused says so there.
+
+    Raises:
+        FailedRead: one could not be asked for.
+    """
+
+    def ask(url: str) -> None:
+        try:
+            stat_url(url)
+        except FailedRead:
+            raise
+        except UserError:
+            pass
+
+    with ThreadPoolExecutor(STATED_AT_ONCE) as pool:
+        list(pool.map(ask, urls))
 
 
 def forget_urls() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import mmap
+import os
 import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from common.errors import LONGEST, FailedRead, UserError, one_line
 
@@ -19,7 +23,8 @@ FIRST_WAIT, LONGEST_WAIT = (
     0.5,
     30.0,
 )  # s; drawn from 0 up to it, so that a thousand readers do not come back at once
-TOLD_EACH = 60.0  # s between two lines of the log
+TOLD_EACH = 60.0  # s between two lines of a process in the log
+SLOTS = 1024
 PASSING = frozenset({408, 425, 429})  # statuses of the 400s that a moment later may be another
 _CLIENTS = frozenset(
     {
@@ -42,16 +47,22 @@ class ShortAnswer(OSError):
 
 
 class Retries:
-    """How often this process has asked again, and when it said so last."""
+    """How often this process, and those that were forked from it, have asked again."""
 
     def __init__(self) -> None:
-        self.number, self.told, self._told_at = 0, 0, -TOLD_EACH
+        # Shared with forked processes, a slot for each: without a lock, which one that is killed would never give back.
+        self._slots: np.ndarray = np.frombuffer(mmap.mmap(-1, 8 * SLOTS), dtype=np.int64)
+        self._told_at = -TOLD_EACH
+
+    @property
+    def number(self) -> int:
+        return int(self._slots.sum())
 
     def count(self, url: str, reason: str) -> None:
-        self.number += 1
+        self._slots[os.getpid() % SLOTS] += 1
         if time.monotonic() - self._told_at >= TOLD_EACH:
-            self._told_at, self.told = time.monotonic(), self.number
-            log.warning("%s: asked again: %s (retries of this process: %d)", shown(url), reason, self.number)
+            self._told_at = time.monotonic()
+            log.warning("%s: asked again: %s (retries so far: %d)", shown(url), reason, self.number)
 
 
 retries = Retries()

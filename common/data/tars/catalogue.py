@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import dist
-from common.data.blobs import forget_open_files, stat
+from common.data.blobs import ask_stats, forget_open_files, stat
 from common.data.tars.counts import Counts
 from common.data.tars.shard_index import Summary
 from common.data.tars.store import find_counts, folder_of, index_shard, keep_counts
@@ -53,6 +53,7 @@ def catalogued(paths: Sequence[str], workers: int | None = None) -> Catalogue:
         workers: processes that scan; None: as this process may take.
     """
     forget_open_files()  # a shard may have been written anew since this process last read it
+    ask_stats(paths)
     damaged: dict[str, str] = {}
     known, missing = _known(paths, damaged)
     fresh = _index_all(missing, (), workers, damaged)
