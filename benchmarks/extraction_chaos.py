@@ -56,9 +56,9 @@ class Result:
 
 def write_world(world: str) -> None:
     """Pictures with captions, some of them torn, and what encodes them."""
-    import image_sets
-    import tiny
-    import tiny_generator
+    import image_sets  # type: ignore[import-not-found]
+    import tiny  # type: ignore[import-not-found]
+    import tiny_generator  # type: ignore[import-not-found]
 
     root = Path(world)
     tiny_generator.write_shelf(root)
@@ -71,7 +71,7 @@ def write_world(world: str) -> None:
 
 
 def recipe_of(world: str, codes: str) -> Any:
-    import tiny_generator
+    import tiny_generator  # type: ignore[import-not-found]
 
     sources = [
         {"kind": "shards", "path": f"{world}/web"},

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.forked_runs import ROOT, ForkedRun, ForkServer, free_port
 from common.command import described_parser
-from common.errors import run_cli
+from common.errors import UserError, run_cli
 
 TESTS = ROOT / "tests"
 BACKWARD = (
@@ -46,10 +45,11 @@ Row = tuple[str, str, str, str]
 
 def main() -> None:
     parser = described_parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="a folder, made anew")
+    parser.add_argument("--output", type=Path, required=True, help="a folder that is not there")
     parser.add_argument("--without-launchers", action="store_true", help="leave out the real commands")
     arguments = parser.parse_args()
-    shutil.rmtree(arguments.output, ignore_errors=True)
+    if arguments.output.exists():
+        raise UserError(f"{arguments.output}: is there already; choose another folder, or remove it")
     arguments.output.mkdir(parents=True)
     table = Table("what", "seconds to the end", "exit codes", "then")
     with ForkServer(["preempt_jobs"], [TESTS]) as server:

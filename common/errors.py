@@ -50,6 +50,31 @@ def out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+LOST_WORKER = re.compile(
+    r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)"
+)
+"""What torch raises, in whatever line the main process is at, when a loading process has died."""
+
+
+def lost_worker(error: BaseException | None) -> str | None:
+    """Why a loading process died, and what helps; None where `error` does not come from that."""
+    while error is not None:
+        if found := LOST_WORKER.search(str(error)):
+            if found[1] == "Bus error":
+                return (
+                    "a data worker was killed (Bus error): /dev/shm, where workers leave their batches, is full; give "
+                    "it more room (docker run --shm-size), or lower data.prefetch or data.workers"
+                )
+            if found[1] in (None, "Killed"):
+                return (
+                    "a data worker was killed, most likely because memory ran out (signal 9); lower data.workers or "
+                    "data.prefetch, or ask for more memory"
+                )
+            return f"a data worker died ({found[1]}); data.workers=0 loads in the main process and says more"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def one_line(error: BaseException, where: object = "") -> str:
     """What `error` says, on a single line, for use inside a `UserError`; names a file unless `where` has named it."""
     said = str(error)
@@ -86,8 +111,8 @@ lost_peer: Callable[[BaseException], bool] | None = None
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run `main`; a `UserError`, or too little memory, prints `error: ...` on stderr and exits with status 2; Ctrl-C
-    prints a line and exits with 130.
+    """Run `main`; a `UserError`, a lost data worker, or too little memory, prints `error: ...` on stderr and exits with
+    status 2; Ctrl-C prints a line and exits with 130.
 
     Of several processes that fail, the first one speaks; those that only lost another one, or would say the same, are
     quiet.
@@ -110,8 +135,11 @@ def run_cli(main: Callable[[], None]) -> None:
     except Exception as error:
         speaks = _may_speak(error)
         _close_progress_bars()
-        if isinstance(error, UserError) or out_of_memory(error):
-            said = error if isinstance(error, UserError) else f"{MORE_MEMORY} ({one_line(error)[:LONGEST]})"
+        lost = lost_worker(error)
+        if isinstance(error, UserError) or lost or out_of_memory(error):
+            said = lost or (
+                error if isinstance(error, UserError) else f"{MORE_MEMORY} ({one_line(error)[:LONGEST]})"
+            )
             if speaks:
                 print(f"error: {said}", file=sys.stderr)
             sys.exit(EXIT_BAD_INPUT)

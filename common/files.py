@@ -29,6 +29,9 @@ from common.errors import UserError, one_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SOFTWARE = "VQRAE"
+"""What pictures name as their maker."""
+
 
 @contextmanager
 def writing(where: Path | str) -> Iterator[None]:
@@ -187,9 +190,13 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
 
 
 def write_png(path: Path, picture: Image, **options: Any) -> None:
-    """A whole PNG; `options` of Pillow's encoder. Raises `UserError` as `whole_file` does."""
+    """A whole PNG that says whose it is; `options` of Pillow's encoder. Raises `UserError` as `whole_file` does."""
+    from PIL.PngImagePlugin import PngInfo
+
+    notes = options.pop("pnginfo", None) or PngInfo()
+    notes.add_text("Software", SOFTWARE)
     with whole_file(path) as partial:
-        picture.save(partial, format="PNG", **options)
+        picture.save(partial, format="PNG", pnginfo=notes, **options)
 
 
 def cache_file(kind: str, *identity: object, suffix: str) -> Path:

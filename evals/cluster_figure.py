@@ -21,6 +21,7 @@ from common.command import a_seed, add_batch_size, add_device, positive
 from common.errors import UserError, run_cli
 from common.files import write_json, write_png
 from evals.command import build_parser as shared_parser
+from evals.command import claim_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,10 @@ KINDS = ("features", "codes")
 
 def build_parser() -> argparse.ArgumentParser:
     parser = shared_parser(
-        "cluster_figure.py", __doc__, "VQRAE folder or hub id, or a generator's folder with vqrae/ in it"
+        "cluster_figure.py",
+        __doc__,
+        "VQRAE folder or hub id, or a generator's folder with vqrae/ in it",
+        writes=("clusters.png", "clusters.json"),
     )
     parser.add_argument(
         "--images", required=True, metavar="DIR", help="folder of pictures, searched recursively"
@@ -52,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    claim_output(args)
 
     import torch
 

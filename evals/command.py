@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.command import described_parser, positive
+from common.outputs import add_overwrite, claim_folder
 from evals.targets import rows
 
 Sample = TypeVar("Sample")
 
 
 def build_parser(
-    prog: str, description: str | None, model: str, model_is_optional: bool = False
+    prog: str,
+    description: str | None,
+    model: str,
+    model_is_optional: bool = False,
+    writes: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """A parser with the shared arguments, to which an evaluation adds its own.
 
     Args:
         description: the module's docstring, printed as it stands.
         model: what MODEL may be.
+        writes: names of what it writes into DIR, beside results.json.
         model_is_optional: its absence is not the parser's to refuse, but preflight's, beside what else is missing.
     """
     parser = described_parser(description, prog=prog)
@@ -29,7 +35,19 @@ def build_parser(
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="score only N samples; marked partial, not comparable"
     )
+    add_overwrite(parser)
+    parser.set_defaults(writes=("results.json", *writes))
     return parser
+
+
+def claim_output(arguments: argparse.Namespace) -> None:
+    """Once nothing is missing, and before anything is written.
+
+    Raises:
+        UserError: DIR holds somebody else's files under the names of what is to be written.
+    """
+    given = "pictures" if getattr(arguments, "pictures", None) else None  # which are looked at, and not drawn
+    claim_folder(arguments.output, [name for name in arguments.writes if name != given], arguments.overwrite)
 
 
 def add_paper_row(parser: argparse.ArgumentParser, benchmark: str) -> None:

@@ -33,14 +33,16 @@ class Origin:
     drawing: dict[str, Any]
 
 
-def build_parser(prog: str, description: str | None, layout: str) -> argparse.ArgumentParser:
+def build_parser(
+    prog: str, description: str | None, layout: str, writes: Sequence[str]
+) -> argparse.ArgumentParser:
     """A parser with MODEL, --output, --limit, --pictures and all that says how pictures are drawn.
 
     Args:
-        layout: of the folder that --pictures names.
+        layout: of the folder that --pictures names. writes: see `command.build_parser`.
     """
     what = "generator's folder or hub id; not needed with --pictures"
-    parser = command.build_parser(prog, description, what, model_is_optional=True)
+    parser = command.build_parser(prog, description, what, model_is_optional=True, writes=writes)
     parser.add_argument(
         "--pictures", type=Path, metavar="DIR", help=f"look at these instead of drawing: {layout}"
     )

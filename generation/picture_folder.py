@@ -30,6 +30,7 @@ from common import dist
 from common.data.images import read_image
 from common.errors import UserError, refusing
 from common.files import write_json, write_png
+from common.outputs import check_pictures
 from common.sheets import contact_sheet
 from common.training.run import versions
 from generation.batches import Job, jobs_for
@@ -129,6 +130,7 @@ def write_pictures(
     in_order = sorted(jobs, key=lambda job: job.sample_index)
     batches = generator.batches(in_order, drawing.batch_size, drawing.deterministic, drawing.truncate)
     settings = settings_of(generator, drawing, sampling, source)
+    check_pictures([folder / "sheet.png"], overwrite)
     if not overwrite:
         _compare(folder, settings)
     mine = jobs[dist.rank() :: dist.world()]

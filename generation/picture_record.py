@@ -21,6 +21,8 @@ from common.files import write_png
 from common.text import shown
 from generation.batches import Job
 
+PNG = b"\x89PNG\r\n\x1a\n"
+"""What each begins with."""
 State = Literal["kept", "absent", "damaged", "another"]
 
 
@@ -47,7 +49,11 @@ def look(path: Path, job: Job, settings: Mapping[str, Any], overwrite: bool = Fa
         return "absent"
     try:
         texts = read_notes(path, verify=True)  # all checksums, for a tenth of the time of decoding
-    except CorruptImage:
+    except CorruptImage as error:
+        with path.open("rb") as file:
+            start = file.read(len(PNG))
+        if not overwrite and not PNG.startswith(start):
+            raise UserError(f"{path}: no picture of ours; choose another folder, or move it") from error
         return "damaged"
     told = {**read_settings(texts), **texts}
     for name, value in {**settings, **_identity(job, settings)}.items():

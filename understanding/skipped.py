@@ -98,7 +98,7 @@ class SkippedList:
         lines = list(dict.fromkeys(lines))
         if not lines:
             return
-        with writing(self._path), self._path.open("a+", encoding="utf-8") as file:
+        with writing(self._path), self._path.open("a+", encoding="utf-8", errors="backslashreplace") as file:
             file.seek(0)
             known = set(file.read().splitlines())
             file.write("".join(f"{line}\n" for line in lines if line not in known))

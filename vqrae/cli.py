@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import run_cli
 
-COMMANDS = ("reconstruct", "ask", "chat", "generate", "tune-sampling", "export", "index")
+COMMANDS = ("reconstruct", "ask", "chat", "generate", "tune-sampling", "export", "index", "codes")
 
 
 class _Command(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from common.command import add_device, positive
 from common.errors import UserError
+from common.outputs import add_overwrite, check_pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=positive, metavar="PX", help="shorter edge (default: the model's size)"
     )
     parser.add_argument("--side-by-side", action="store_true", help="write original and reconstruction")
+    add_overwrite(parser)
     add_device(parser)
 
 
@@ -45,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for a checkpoint, picture or folder that cannot be used. In a folder, pictures that
     cannot be read are named and left out; if none can, that is an error."""
     jobs = _jobs(arguments.source, arguments.target)
+    check_pictures([target for _, target in jobs], arguments.overwrite, [source for source, _ in jobs])
 
     from tqdm import tqdm
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from common.command import add_batch_size, add_device, positive
 from common.errors import UserError
 from common.models.run_folder import model_of
+from common.outputs import add_overwrite, claim_folder
 from generation.drawing import DTYPES, check_seed, option_error
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     add_batch_size(parser, default=64)
     parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, as saved on a GPU")
+    add_overwrite(parser)
     add_device(parser)
 
 
@@ -87,6 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.model}: no such folder")
     prompts = read_tuning_prompts(arguments.prompts, arguments.held_out, arguments.limit)
     tried = _tried(arguments)
+    claim_folder(arguments.out, ("tuning.json", "identity.json", "scores"), arguments.overwrite)
 
     import torch
     from tqdm import tqdm

@@ -7,6 +7,7 @@ To add one: subclass `IndexedSource` if any sample can be read by index, else `S
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +96,13 @@ class IndexedSource(Source):
             NotImplementedError: nothing tells when its pictures change.
         """
         raise NotImplementedError(type(self).__name__)
+
+    def fingerprint(self) -> str:
+        """Of all parts: another one as soon as any picture may be another, or comes or goes."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self.parts():
+            digest.update(repr((part.name, part.fingerprint, part.count)).encode())
+        return digest.hexdigest()
 
     def captions_version(self, start: int, count: int) -> str:
         """Another one as soon as a caption of samples `start` ... `start + count - 1` may be another, where captions

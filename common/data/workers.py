@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from common.errors import UserError
+from common.errors import UserError, refusing
 
 Part = TypeVar("Part")
 
@@ -59,7 +59,7 @@ class _Loading(Dataset[Any], Generic[Part]):
 
     def __getitem__(self, numbers: list[int]) -> Part | UserError:  # type: ignore[override]
         try:
-            return self._load(numbers)
+            return _shared(self._load(numbers))
         except UserError as error:
             return error
 
@@ -70,6 +70,26 @@ class _Plan(Sampler[Any]):
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._plan())
+
+
+def _shared(part: Part) -> Part:
+    """In a worker, its tensors in shared memory. The queue would move them there too, in a thread of its own, and where
+    that fails the batch would never come."""
+    if get_worker_info() is not None:
+        with refusing("/dev/shm: cannot take a batch; data.workers=0 does without", RuntimeError, OSError):
+            _share(part)
+    return part
+
+
+def _share(value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        value.share_memory_()
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _share(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _share(item)
 
 
 def _leave_signals_to_parent(worker: int) -> None:

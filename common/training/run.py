@@ -39,16 +39,35 @@ REPORTED = (
     "accelerate",
 )
 
+LEFT = (
+    "config.yaml",
+    "metrics.jsonl",
+    "model",
+    "adapter",
+    "pictures",
+    "recipes",
+    "tensorboard",
+    "versions.json",
+)
+"""What a run writes into its folder, beside checkpoints and what is known by `run.json`."""
+
 
 def open_run(folder: str, resume: bool) -> Path:
     """Make the run's folder (rank 0).
 
     Raises:
-        UserError: it holds a run already and `resume` is false, or it cannot be made.
+        UserError: it holds a run already and `resume` is false; it holds somebody else's files under the names of those
+            that a run leaves; or it cannot be made.
     """
     path = Path(folder)
     if not resume and (path / "checkpoints").is_dir():
         raise UserError(f"{path}: holds a run already; choose another output, remove it, or set resume=true")
+    if not (path / "run.json").is_file() and not (path / "checkpoints").is_dir():
+        for name in LEFT:
+            if (path / name).exists():
+                raise UserError(
+                    f"{path / name}: is there already, and no run of VQRAE left it; choose another output, or move it"
+                )
     if dist.is_main():
         with refusing(f"{path}: output: cannot be made", OSError):
             path.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError, one_line, refusing, run_cli
-from common.files import obeying_umask
+from common.files import obeying_umask, whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,7 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="FILE", help="mmdetection's .pth")
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to write")
     arguments = parser.parse_args(argv)
-    save_converted(arguments.checkpoint, arguments.folder)
+    with whole_folder(arguments.folder, replace=False) as partial:
+        save_converted(arguments.checkpoint, partial)
     print(f"wrote {arguments.folder}; evals/geneval/run.py takes it as --detector")
 
 

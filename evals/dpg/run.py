@@ -24,18 +24,19 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError, run_cli
 from evals import drawing
-from evals.command import spread
+from evals.command import claim_output, spread
 
 if TYPE_CHECKING:
     from evals.dpg.rules import Item
     from evals.preflight import Need
 
+WRITES = ("verdicts.jsonl", "answers", "pictures")
 LAYOUT = "ITEM_ID.png, 2 x 2 pictures each, as the original's"
 CSV_URL = "https://raw.githubusercontent.com/TencentQQGYLab/ELLA/main/dpg_bench/dpg_bench.csv"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = drawing.build_parser("run_dpg_bench.sh", __doc__, LAYOUT)
+    options = drawing.build_parser("run_dpg_bench.sh", __doc__, LAYOUT, WRITES)
     options.add_argument(
         "--csv", type=Path, metavar="FILE", help="dpg_bench.csv (default: the official, downloaded)"
     )
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     _preflight(arguments)
+    claim_output(arguments)
     from common import dist
     from evals.downloads import kept_at
     from evals.dpg.answers import ask_waiting, read_answers

@@ -28,17 +28,18 @@ from typing import TYPE_CHECKING
 from common.command import positive
 from common.errors import run_cli
 from evals import drawing
-from evals.command import spread
+from evals.command import claim_output, spread
 
 if TYPE_CHECKING:
     from evals.geneval.prompts import Picture, Prompt
 
+WRITES = ("verdicts.jsonl", "page.html", "thumbnails", "detections", "pictures")
 LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
 CLIP = "openai/clip-vit-large-patch14"
 
 
 def parser() -> argparse.ArgumentParser:
-    options = drawing.build_parser("run_geneval.sh", __doc__, LAYOUT)
+    options = drawing.build_parser("run_geneval.sh", __doc__, LAYOUT, WRITES)
     options.add_argument(
         "--prompts", type=Path, metavar="FILE", help="metadata .jsonl (default: the official 553, downloaded)"
     )
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     _preflight(arguments)
+    claim_output(arguments)
     from common import dist
     from evals.detectors.opening import open_detector
     from evals.geneval.detections import check_opened, check_vocabulary, detect_waiting, read_found

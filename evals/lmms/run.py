@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from common.command import add_batch_size, add_device
 from common.errors import run_cli
 from evals import preflight
-from evals.command import add_paper_row, build_parser
+from evals.command import add_paper_row, build_parser, claim_output
 from evals.lmms.manifest import MODEL_ID
 from evals.lmms.tasks import PAPER_TASKS, SEED_BENCH, SEED_BENCH_VIDEOS
 
@@ -34,7 +34,10 @@ SETUP = "bash scripts/setup.sh evals"
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = build_parser(
-        "run_lmms_eval.sh", __doc__, "folder that understanding/train.py exported, or hub id"
+        "run_lmms_eval.sh",
+        __doc__,
+        "folder that understanding/train.py exported, or hub id",
+        writes=("answers", "questions", "samples", "tasks"),
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -107,6 +110,7 @@ def data_sets(tasks: list[str]) -> preflight.Need:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     preflight.require("lmms-eval", needs(args))
+    claim_output(args)
 
     from common import dist
     from evals.lmms.session import Session

@@ -25,6 +25,7 @@ from common.command import add_batch_size, add_device, whole_number
 from common.errors import UserError, run_cli
 from evals import preflight
 from evals.command import build_parser as shared_parser
+from evals.command import claim_output
 
 VGG_FILE = "vgg16-397923af.pth"
 VGG_ADDRESS = f"https://download.pytorch.org/models/{VGG_FILE}"
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "run_reconstruction.sh",
         __doc__,
         "VQRAE folder or hub id, or a generator's folder with vqrae/ in it",
+        writes=("per_image.jsonl", "reconstructions.png", "worst.png", "progress"),
     )
     parser.add_argument(
         "--images",
@@ -92,6 +94,7 @@ def needs(args: argparse.Namespace) -> list[preflight.Need]:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     preflight.require("reconstruction", needs(args))
+    claim_output(args)
 
     import torch
 
@@ -129,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     sha256 = weights_sha256(folder)
     facts = {
         **{name: str(value) for name, value in protocol.items()},
-        "images": [str(Path(args.images).resolve()), found, expected],
+        "images": [str(Path(args.images).resolve()), loader.source.fingerprint(), found, expected],
         "weights_sha256": sha256,
         "place": [dist.rank(), dist.world(), args.batch_size],
     }

@@ -28,7 +28,7 @@ from typing import Any
 
 from common.errors import UserError, run_cli
 from evals import preflight
-from evals.command import add_paper_row, build_parser
+from evals.command import add_paper_row, build_parser, claim_output
 from evals.vlmeval.report import PAPER_DATA, Asked, report
 
 INSTALL = (
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     kit = find_kit()
     preflight.require("VLMEvalKit", needs(args.model, kit))
+    claim_output(args)
     assert kit is not None
     sys.path.insert(0, str(kit))
 

@@ -16,8 +16,8 @@ from generation.codes.survey import AT_ONCE, sources_of
 def export(root: Path, target: Path) -> int:
     """Write all codes into one parquet file; returns its rows.
 
-    Columns: `source`, `key`, `caption` (null where there is none), `codes` (N uint16, in raster order). The file's metadata
-    has `vqrae.codes`: what `codes.json` says.
+    Columns: `source`, `key`, `caption` (null where there is none), `codes` (N uint16, in raster order). The file's
+    metadata has `vqrae.codes`: what `codes.json` says.
 
     Raises:
         UserError: no codes, damaged ones, or it cannot be written.

@@ -90,7 +90,8 @@ def survey(root: Path) -> list[str]:
 def _told(counts: np.ndarray) -> str:
     usage = Usage.of(counts)
     share = 100 * usage.used / len(counts)
-    return f"{usage.codes:,} codes; {usage.used:,} of {len(counts):,} used ({share:.1f}%), perplexity {usage.perplexity:,.1f}"
+    used = f"{usage.used:,} of {len(counts):,} used ({share:.1f}%)"
+    return f"{usage.codes:,} codes; {used}, perplexity {usage.perplexity:,.1f}"
 
 
 def sheet(root: Path, vqrae: VQRAE, sha256: str, number: int = ON_A_SHEET) -> Image:
@@ -110,7 +111,8 @@ def sheet(root: Path, vqrae: VQRAE, sha256: str, number: int = ON_A_SHEET) -> Im
     facts = read_facts(root)
     if facts.vqrae_sha256 != sha256:
         raise UserError(
-            f"{root}: these codes are of another VQRAE: they have {facts.vqrae_sha256[:12]}..., the model {sha256[:12]}..."
+            f"{root}: these codes are of another VQRAE: they have {facts.vqrae_sha256[:12]}..., "
+            f"the model {sha256[:12]}..."
         )
     sources = [CodeSource(root, record) for record in sources_of(root)]
     rows: list[tuple[Image, str]] = []

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from common.data.batch import Batch
 from common.data.corrupt import CorruptCounter
-from common.data.evaluation import EvaluationLoader
+from common.data.evaluation import PREFETCH, EvaluationLoader
 from common.data.workers import in_workers
 from common.errors import UserError
 from generation.code_encoder import CodeEncoder
@@ -76,8 +76,7 @@ class Worker:
             for jobs in sources
         ]
         total = sum(len(jobs.source) for jobs in sources)
-        # Here only what is hopeless ends it: what this process alone has met is too much of all there is, and not of
-        # the one bad shard that it began with. The whole source is judged once all of it was seen.
+        # Here only what is hopeless ends it, not one bad tar; a source is judged once all of it was seen.
         self._corrupt = CorruptCounter(
             data.max_corrupt_share, "data.max_corrupt_share", minimum=max(1000, total)
         )
@@ -111,7 +110,7 @@ class Worker:
         taken: deque[_Taken] = deque()
         done = 0
         plan = lambda: self._plan(jobs, taken)  # noqa: E731
-        for batch in in_workers(self._load, plan, self.data.workers, prefetch=2):
+        for batch in in_workers(self._load, plan, self.data.workers, PREFETCH, pin=True):
             mine = taken[0]
             self._add(mine, batch)
             mine.batches -= 1

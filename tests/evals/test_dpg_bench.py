@@ -328,7 +328,9 @@ def test_a_judge_of_other_words_is_refused_and_its_words_are_kept(questions: Pat
     chat = write_chat_model(tiny.write_understanding_shelf(tmp_path / "shelf"), tmp_path / "chat")
     grids = write_grids(tmp_path / "grids", {"a": (0, 0, 255, 255), "b": (0, 255, 255, 255)})
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "results.json").write_text("of another judge")
+    (tmp_path / "out" / "results.json").write_text(
+        '{"benchmark": "dpg_bench", "protocol": "of another judge", "scores": {}}'
+    )
     with pytest.raises(
         UserError,
         match=r"verdicts.jsonl: judge chat: \d+ of 24 answers are neither yes nor no, such as .*over 5%",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,33 @@ def test_an_interrupted_evaluation_goes_on(
     )
     assert whole["scores"] == resumed["scores"]
     assert not (tmp_path / "resumed" / "progress").exists()
+
+
+def test_pictures_that_were_changed_are_scored_again(
+    model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A former call's progress is of those that it saw, not of what has their names now."""
+    monkeypatch.setattr(progress, "SAVE_SECONDS", 0.0)
+    shutil.copytree(pictures, tmp_path / "pictures")
+    words = [str(model_folder), "--images", str(tmp_path / "pictures"), "--output", str(tmp_path / "out")]
+    original, batches = ReconstructionMetrics.update, []
+
+    def stop_at_the_third(self: Any, *inputs: Any) -> Any:
+        batches.append(1)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return original(self, *inputs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ReconstructionMetrics, "update", stop_at_the_third)
+        reconstruction.main([*words, *SKIP, "--batch-size", "3"])
+    first = tmp_path / "pictures" / "class0" / "00.png"
+    Image.new("RGB", (60, 50), "red").save(first)
+    reconstruction.main([*words, *SKIP, "--batch-size", "3"])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "per_image.jsonl").read_text().splitlines()]
+    reconstruction.main([*words[:3], "--output", str(tmp_path / "anew"), *SKIP, "--batch-size", "3"])
+    expected = [json.loads(line) for line in (tmp_path / "anew" / "per_image.jsonl").read_text().splitlines()]
+    assert rows == expected and len(rows) == COUNT
 
 
 def test_limit_marks_the_result_partial(model_folder: Path, pictures: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import image_sets
 import pytest
+import tiny
 import tiny_generator
 import torch
 
@@ -152,6 +153,29 @@ def test_codes_of_tars_come_in_the_order_of_their_pictures(
         batches(generator, shelf, web, *o, steps=12) for o in ([], [f"data.codes={tmp_path}/codes"])
     )
     assert rows(online) == rows(extracted)
+
+
+def test_a_recipe_trains_on_its_own_sources(generator: GeneratorFolder, shelf: Path, tmp_path: Path) -> None:
+    """Whichever codes lie beside them, and in whatever order the recipe names them."""
+    folders = {
+        name: tiny.write_pictures(tmp_path / name, count) for name, count in (("cats", 5), ("dogs", 7))
+    }
+    source = "{{kind: folder, path: {}, unconditional: true}}".format
+
+    def keys(*names: str) -> list[str]:
+        sources = ", ".join(source(folders[name]) for name in names)
+        config = tiny_generator.recipe(
+            shelf, tmp_path, f"data.codes={tmp_path}/codes", f"data.sources=[{sources}]"
+        )
+        if len(names) == 2:
+            extract(config, 4, 100)
+        stream = CodeStream(config.data, 0, SequenceBuilder(generator.text_tokenizer, generator.vocabulary))
+        return [stream.sample(position).key for position in range(14)]
+
+    both = keys("cats", "dogs")
+    assert set(both) == {f"{number:03d}.png" for number in range(7)}
+    for name, count in (("dogs", 7), ("cats", 5)):
+        assert sorted(set(keys(name))) == [f"{number:03d}.png" for number in range(count)]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from common.errors import UserError
 from common.models.vqrae import VQRAE
 from generation.code_encoder import CodeEncoder
 from generation.codes import worker
+from generation.codes.jobs import SourceJobs
+from generation.codes.leases import Leases
 from generation.codes.library import CodeSource
 from generation.codes.record import records, unused_files
 from generation.codes.shard import Shard, open_captions, open_shard
@@ -135,6 +137,20 @@ def test_a_stopped_extraction_goes_on(
     whole = recipe(shelf, tmp_path / "whole")
     extract(whole, 2, 4)
     assert samples(config) == samples(whole)
+
+
+def test_no_process_waits_for_another(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four that were started one is left, and does it all; nor does it need the one that died at its work."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    config = recipe(shelf, tmp_path)
+    dead = Leases(tmp_path / "codes" / "leases")
+    jobs = SourceJobs(tmp_path / "codes", config.data.sources[0], 4).jobs
+    assert dead.take(jobs[1].shard)
+    for path in (tmp_path / "codes" / "leases").glob("*.0"):
+        os.utime(path, (1, 1))
+    extract(config, 2, 4)
+    assert samples(config) == expected(shelf, shelf / "images")
 
 
 def test_two_processes_extract_like_one(
