@@ -42,6 +42,7 @@ class Batch(TypedDict):
     prompt_lengths: list[int]  # tokens before each picture's codes, begin_image included
     skipped: list[str]  # `SOURCE/KEY: reason` of pictures that could not be read
     samples: int
+    keys: list[str]  # of the pictures in it, as far as they are known
 
 
 def sequence(prompt: list[int], codes: Tensor, vocabulary: VisualVocabulary) -> list[int]:
@@ -101,6 +102,7 @@ class SequenceBuilder:
             "prompt_lengths": [len(prompt) for prompt in prompts],
             "skipped": skipped or [],
             "samples": len(rows),
+            "keys": [],
         }
 
 
@@ -134,7 +136,8 @@ def training_batches(
     else:
         loader = training_loader(config, seed, rank, world, micro_size, start)
         for step, batch in enumerate(loader):
-            yield builder(encoder(batch["pixels"]), batch["caption"], positions(step), batch["skipped"])
+            built = builder(encoder(batch["pixels"]), batch["caption"], positions(step), batch["skipped"])
+            yield {**built, "keys": batch["key"]}
 
 
 class CodeStream:
@@ -157,7 +160,8 @@ class CodeStream:
     def batch(self, positions: list[int]) -> Batch:
         samples = [self.sample(position) for position in positions]
         codes = torch.stack([torch.from_numpy(sample.codes) for sample in samples])
-        return self.builder(codes, [sample.caption for sample in samples], positions)
+        built = self.builder(codes, [sample.caption for sample in samples], positions)
+        return {**built, "keys": [sample.key for sample in samples]}
 
 
 def check_codes(source: CodeSource, config: GenerationDataConfig, vocabulary: VisualVocabulary) -> None:

@@ -158,6 +158,7 @@ def demand(config: GenerationConfig, options: argparse.Namespace, gpus: int) -> 
             "prompt_lengths": [vocabulary.text_room // 2 + 1],
             "skipped": [],
             "samples": 1,
+            "keys": [],
         }
     )
     return Demand(counted["flops"], options.gpu, gpus, options.mfu, "encoding them")

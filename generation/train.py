@@ -137,6 +137,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
             with watch.waiting():
                 batch = next(batches)
             corrupt.add(batch["skipped"], batch["samples"])
+            guard.see(batch["keys"])
             output = engine(
                 batch["input_ids"].to(device, non_blocking=True),
                 batch["predictors"].to(device, non_blocking=True),

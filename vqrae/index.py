@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     catalogue = catalogued(shard_paths(arguments.data), arguments.workers)
     for line in lines_of(catalogue):
         print(line)
-    refuse_damaged(catalogue, arguments.data, arguments.max_damaged_shards)
+    refuse_damaged(catalogue.damaged, catalogue.total, arguments.data, arguments.max_damaged_shards)
 
 
 def lines_of(catalogue: Catalogue) -> list[str]:

@@ -14,7 +14,7 @@ from common.data.shards import part_names
 from common.data.sources import Account, IndexedSource, Part, RawImage
 from common.data.strings import StringTable
 from common.data.tables import Footer, Stat, read_footers, row_group
-from common.data.tars.catalogue import Catalogue, refuse_damaged
+from common.data.tars.catalogue import refuse_damaged
 from common.data.windows import WindowOrder
 from common.errors import UserError
 
@@ -116,7 +116,7 @@ def _sound(paths: list[str], config: SourceConfig) -> tuple[dict[str, Footer], d
             footers[path] = told
         else:
             damaged[path] = told
-    refuse_damaged(Catalogue(list(footers), [], damaged), config.path, config.max_damaged_shards)
+    refuse_damaged(damaged, len(paths), config.path, config.max_damaged_shards)
     return footers, dict(Counter("damaged tables" for _ in damaged))
 
 

@@ -41,7 +41,7 @@ class ShardSource(IndexedSource):
         """
         self.name = config.path
         catalogue = catalogued(shard_paths(config.path))
-        refuse_damaged(catalogue, config.path, config.max_damaged_shards)
+        refuse_damaged(catalogue.damaged, catalogue.total, config.path, config.max_damaged_shards)
         self._selection, self._unconditional = Selection.stated(config), config.unconditional
         counts = catalogue.counts
         self._selection.check(config.path, counts, captions=not config.unconditional)

@@ -37,7 +37,7 @@ class Tars(Records):
         self.name = pattern
         self._ending = ending.lower().removeprefix(".") if ending is not None else None
         found = catalogued(listed(pattern, (".tar",), "shards"))
-        refuse_damaged(found, pattern, max_damaged)
+        refuse_damaged(found.damaged, found.total, pattern, max_damaged)
         self._paths, self._summaries = found.paths, found.summaries
         self.total = sum(summary.samples for summary in found.summaries)
 

@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -38,6 +38,11 @@ class Catalogue:
     paths: list[str]
     counts: Counts
     damaged: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        """Shards, damaged ones too."""
+        return len(self.paths) + len(self.damaged)
 
     @property
     def summaries(self) -> list[Summary]:
@@ -115,16 +120,15 @@ def _in_order(
     return Catalogue(sound, known, damaged)
 
 
-def refuse_damaged(catalogue: Catalogue, name: str, allowed: float) -> None:
+def refuse_damaged(damaged: Mapping[str, str], total: int, name: str, allowed: float) -> None:
     """Warns of the damaged shards, with all their names.
+
+    Args:
+        damaged: of `total` shards: path -> what is wrong.
 
     Raises:
         UserError: they are more than the share `allowed`.
     """
-    damaged = catalogue.damaged
-    if not damaged:
-        return
-    total = len(damaged) + len(catalogue.paths)
     if len(damaged) > allowed * total:
         named = "; ".join(list(damaged.values())[:NAMED])
         more = f"; and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
