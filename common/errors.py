@@ -21,8 +21,17 @@ STUCK = 20  # seconds after which a failed process that does not end by itself i
 LONGEST = 400  # characters of what a library says
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 class UserError(Exception):
-    """Something the user gave is wrong. The message is one line and names the file and the field."""
+    """Something the user gave is wrong. The message is one line and names the file and the field.
+
+    Names come from others' archives and disks: what of them would end the line or steer a terminal is escaped.
+    """
+
+    def __str__(self) -> str:
+        return CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().__str__())
 
 
 class FailedRead(UserError):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzz import SeveralLines, outcome
 from benchmarks.fuzz_inputs import edited
 from benchmarks.fuzz_readers import READERS, Reader
-from common.errors import UserError
+from common.data.images import CorruptImage
 
 EXAMPLES = 25
 
@@ -37,7 +37,7 @@ def test_another_error_is_found_and_made_small() -> None:
 
 def test_a_line_of_ours_is_one_line() -> None:
     def read(content: bytes, folder: Path) -> int:
-        raise UserError("two\nlines")
+        raise CorruptImage("two\nlines")
 
     assert isinstance(outcome(Reader(st.binary(), read), 5).fault, SeveralLines)
 

@@ -201,3 +201,9 @@ def test_all_ranks_go_by_what_rank_0_reads(pair: Pair, tmp_path: Path) -> None:
 def test_a_folder_that_not_all_ranks_see_is_refused(pair: Pair, tmp_path: Path) -> None:
     for said in pair.run("unshared_checkpoints", folder=str(tmp_path)):
         assert "rank 1 does not see what rank 0 writes there" in said and "share" in said
+
+
+def test_a_file_holds_as_many_tensors_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share, "FILE_BYTES", 100)
+    tensors = [(str(number), torch.zeros(10)) for number in range(7)]  # 40 bytes each
+    assert [list(group) for group in share._groups(tensors)] == [["0", "1"], ["2", "3"], ["4", "5"], ["6"]]

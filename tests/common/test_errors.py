@@ -103,3 +103,10 @@ def test_a_process_that_lost_another_one_says_so_in_a_line(
     assert ended.value.code == EXIT_OTHER_FAILED
     said = capsys.readouterr().err
     assert said.startswith("error: another process of this run is gone") and said.count("\n") == 1
+
+
+def test_a_name_from_elsewhere_cannot_end_the_line() -> None:
+    """A member of a tar may be called anything."""
+    error = UserError("shard.tar: a\nb\x1e\u2028\x1b[2Jc \u00e9: is in it twice")
+    assert str(error) == "shard.tar: a\\nb\\x1e\\u2028\\x1b[2Jc \u00e9: is in it twice"
+    assert len(str(error).splitlines()) == 1

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from common.training import finite
+from common.training.dropped_steps import PlainStep
 from common.training.guard import BadSteps, Guard, GuardConfig
 from common.training.metrics import Terms
 from common.training.modes import evaluating
@@ -180,5 +181,23 @@ def test_evaluating_gives_each_part_its_mode_back() -> None:
     model[0].eval()
     with pytest.raises(KeyError), evaluating(model):
         assert not any(part.training for part in model.modules())
+        assert not any(part.training for part in model.modules())
         raise KeyError
     assert [part.training for part in model.modules()] == [True, False, True]
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.5])
+def test_gradients_are_clipped_only_where_there_is_a_bound(bound: float) -> None:
+    """0 is DeepSpeed's way to say that there is none."""
+    mine, theirs = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    # A large eps, so that the step depends on how large the gradient is.
+    optimizers = [torch.optim.AdamW([parameter], lr=1.0, eps=1.0, fused=True) for parameter in (mine, theirs)]
+    PlainStep(optimizers[0], bound)
+    for parameter in (mine, theirs):
+        parameter.grad = torch.tensor([3.0, 0.0, 4.0])
+    if bound:
+        nn.utils.clip_grad_norm_([theirs], bound)
+    for optimizer in optimizers:
+        optimizer.step()
+    torch.testing.assert_close(mine, theirs)
+    assert optimizers[0]._global_grad_norm == 5  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ def test_whatever_a_picture_raises_is_counted_and_named() -> None:
     assert looked.problems == [
         "broken/sample 0: broken.tar: cannot be read: Input/output error",
         "broken/sample 1: RuntimeError: a library of its own mind",
-        "broken/2: not an image, or of a format that is not read",
+        "broken/2: not an image: an empty file",
         looked.problems[3],
     ]
     assert looked.problems[3].startswith("broken/3: ") and looked.twins == 1
