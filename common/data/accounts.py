@@ -33,7 +33,7 @@ def account_line(name: str, account: Account, captions: bool = True) -> str:
     samples = "pictures, read forward" if account.samples is None else f"{account.samples:,} pictures"
     parts = [samples]
     if captions:
-        unknown = "captions are counted as they are read"
+        unknown = "how many have a caption is not known before they are read"
         parts.append(unknown if account.captions is None else f"{account.captions:,} with a caption")
     line = f"{name}: {', '.join(parts)}"
     left_out = {what: count for what, count in account.left_out.items() if count}

@@ -58,7 +58,7 @@ def folder(path: Path, **options: Any) -> SourceConfig:
         (
             Account(None, None, {"rows": 3}),
             True,
-            "SET: pictures, read forward, captions are counted as they are read",
+            "SET: pictures, read forward, how many have a caption is not known before they are read",
         ),
     ],
 )
@@ -84,12 +84,12 @@ def test_captions_that_are_wanted_and_not_there_are_refused(tmp_path: Path) -> N
 def test_a_stream_without_a_column_of_captions_is_refused(tmp_path: Path) -> None:
     config = make_parquet(tmp_path / "set", [3], streaming=True)
     assert accounts({"data.sources.0": config}, captions=True)[0].endswith(
-        "captions are counted as they are read"
+        "how many have a caption is not known before they are read"
     )
     other = SourceConfig(kind="hub", path=config.path, streaming=True, unconditional=True)
     assert open_source(other).account().captions == 0
     assert open_source(other).sample(0, 0).caption is None
-    with pytest.raises(UserError, match="set: none of its pictures has a caption"):
+    with pytest.raises(UserError, match="set: none of its 3 pictures has a caption"):
         check_captions(replace(other, unconditional=False), open_source(other).account())
 
 
