@@ -22,18 +22,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.forked_runs import ROOT, ForkedRun, ForkServer
 from common.command import described_parser, positive
 from common.errors import UserError, run_cli
+from common.files import write_json
 
 TARS, IN_A_TAR, IN_A_FOLDER, BATCH = 40, 40, 160, 8
 STALE = 3  # seconds
 PAUSE, SLOWER = 0.25, 10  # seconds that a batch takes at least, and how much longer for the slow worker
-KILLS_A_RUN = 25
+KILLS_A_RUN = 17
 LONGEST = 300.0  # seconds until a run that is not disturbed any more counts as hanging
 SLOW, QUICK = "slow", "quick"
 
@@ -140,9 +141,8 @@ class Fleet:
         return False
 
 
-def disturbed(fleet: Fleet, kills: int, rng: random.Random) -> Result:
+def disturbed(fleet: Fleet, size: int, kills: int, rng: random.Random) -> Result:
     result = Result()
-    size = rng.choice((2, 3, 4))
     for pace in [SLOW] + [QUICK] * (size - 1):
         fleet.add(pace)
     while result.kills < kills:
@@ -186,19 +186,23 @@ def samples(world: Path, codes: Path) -> list[tuple[int, str, str | None, bytes]
     return found
 
 
-def compare(result: Result, world: Path, codes: Path, alone: Path) -> None:
+def judge(world: str, codes: str, alone: str, target: str) -> None:
+    """Hold the codes of a run against those of the undisturbed one, and write down how they differ."""
     from generation.codes.record import unused_files
 
-    mine, theirs = samples(world, codes), samples(world, alone)
+    roots = Path(codes), Path(alone)
+    mine, theirs = (samples(Path(world), root) for root in roots)
     counts, expected = (Counter(row[:2] for row in rows) for rows in (mine, theirs))
-    result.pictures = len(theirs)
-    result.lost = len(expected.keys() - counts.keys())
-    result.repeated = sum(count - 1 for count in counts.values())
-    one, two = ({p.relative_to(root): p.read_bytes() for p in _results(root)} for root in (codes, alone))
-    result.unequal = len(set(mine) ^ set(theirs)) + sum(
-        one.get(name) != two.get(name) for name in one.keys() | two.keys()
-    )
-    result.left = len(unused_files(codes)) + len(list((codes / "leases").glob("[!.]*")))
+    one, two = ({path.relative_to(root): path.read_bytes() for path in _results(root)} for root in roots)
+    unequal = sum(one.get(name) != two.get(name) for name in one.keys() | two.keys())
+    found = {
+        "pictures": len(theirs),
+        "lost": len(expected.keys() - counts.keys()),
+        "repeated": sum(count - 1 for count in counts.values()),
+        "unequal": len(set(mine) ^ set(theirs)) + unequal,
+        "left": len(unused_files(roots[0])) + len(list((roots[0] / "leases").glob("[!.]*"))),
+    }
+    write_json(Path(target), found)
 
 
 def _results(root: Path) -> Iterator[Path]:
@@ -222,8 +226,14 @@ def torment(server: ForkServer, out: Path, kills: int, seed: int) -> Iterator[Re
         if done >= kills:
             return
         fleet = Fleet(server, world, out / f"run_{number}")
-        result = disturbed(fleet, min(KILLS_A_RUN, kills - done), random.Random(f"{seed} {number}"))
-        compare(result, world, fleet.codes, alone.codes)
+        rng = random.Random(f"{seed} {number}")
+        result = disturbed(fleet, 2 + number % 3, min(KILLS_A_RUN, kills - done), rng)
+        verdict = out / f"run_{number}.json"
+        paths = {"world": world, "codes": fleet.codes, "alone": alone.codes, "target": verdict}
+        arguments = {name: str(path) for name, path in paths.items()}
+        if server.start("benchmarks.extraction_chaos:judge", 1, fleet.run, arguments).wait(LONGEST) != [0]:
+            raise UserError(f"{fleet.run}/rank0.log: the codes could not be compared")
+        result = replace(result, **json.loads(verdict.read_text(encoding="utf-8")))
         done += result.kills
         yield result
 
@@ -236,7 +246,6 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
-    sys.path.append(str(ROOT / "tests"))
     results = []
     preload = [
         "benchmarks.extraction_chaos",

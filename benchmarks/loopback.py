@@ -43,10 +43,10 @@ class Site:
 
 
 @contextmanager
-def web_server(root: Path, latency: float = 0.0) -> Iterator[Site]:
+def web_server(root: Path, latency: float = 0.0, ranges: bool = True) -> Iterator[Site]:
     """The files of a folder, with `ETag`s and ranges; a folder is a page of links.
 
-    `latency` (s) comes before each answer.
+    `latency` (s) comes before each answer; without `ranges`, all of a file is sent whatever was asked for.
     """
     site = Site("")
 
@@ -64,7 +64,7 @@ def web_server(root: Path, latency: float = 0.0) -> Iterator[Site]:
                 return self.reply(404, b"")
             status = path.stat()
             headers = {"ETag": site.etags.get(name, f'"{status.st_mtime_ns:x}-{status.st_size:x}"')}
-            wanted = self.headers.get("Range", "")
+            wanted = self.headers.get("Range", "") if ranges else ""
             first, last = 0, status.st_size - 1
             if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
                 first, last = int(match[1]), min(int(match[2] or last), last)

@@ -75,21 +75,30 @@ def make_set(folder: Path, shards: int, tars: list[Path]) -> None:
 
 
 def measure(folder: str, start: float, batches: int, spawned: float) -> None:
-    """Prints seconds from `spawned` (of the clock) to the imports, the open source and the first batch, and MiB of the
-    process and of its largest worker after many batches."""
-    imported = time.time()
+    """Prints what it took, in processor time and by the clock from `spawned` on, to the source and to the first batch,
+    and MiB of the process and of its largest worker after many batches."""
+    imported, imported_cpu = time.time(), time.process_time()
     config = replace(DATA, sources=(SourceConfig(kind="shards", path=folder),))
     loader = training_loader(config, 0, micro_batch=BATCH)
-    opened = time.time()
+    opened, opened_cpu = time.time(), time.process_time()
     loader.start = int(start * len(loader.stream.sources[0]))  # type: ignore[arg-type]
     stream = iter(loader)
     next(stream)
     first = time.time()
+    workers = [process.pid for process in multiprocessing.active_children() if process.pid]
+    first_cpu = time.process_time() + sum(map(_cpu, workers))
     for _ in islice(stream, batches):
         pass
-    workers = [process.pid for process in multiprocessing.active_children() if process.pid]
     memory = [_memory(pid) for pid in (os.getpid(), *workers)]
-    print(json.dumps([first - spawned, opened - imported, first - opened, *memory[0], *max(memory[1:])]))
+    cpu = (first_cpu, opened_cpu - imported_cpu, first_cpu - opened_cpu)
+    seconds = (first - spawned, opened - imported, first - opened)
+    print(json.dumps([*cpu, *seconds, *memory[0], *max(memory[1:])]))
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of processor time that a process has had."""
+    told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _memory(pid: int) -> tuple[float, float]:
@@ -143,6 +152,9 @@ def compare(arguments: argparse.Namespace) -> None:
             for folder in sets:
                 found.setdefault((start, folder), []).append(started(folder, start, arguments.batches))
     names = (
+        "start of the process to first batch, CPU s",
+        "of it, opening the source, CPU s",
+        "of it, from there to the first batch, CPU s",
         "start of the process to first batch, s",
         "of it, opening the source, s",
         "of it, from there to the first batch, s",

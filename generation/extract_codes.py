@@ -122,6 +122,7 @@ def extract(
         image_size=config.data.image_size,
         crop=config.data.crop,
         precision=config.model.tokenizer.precision,
+        exact_decoding=config.data.exact_decoding,
     )
     _claim(root, facts)
     sources = [SourceJobs(root, stated, shard_size, captions_only) for stated in config.data.sources]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import tarfile
 import time
 import zlib
 from collections.abc import Callable
@@ -38,6 +39,7 @@ ODD = {
     "gray.png": (GRAY, GRAY),
     "gray_16_bit.png": (GRAY, GRAY),
     "gray_16_bit.tif": (GRAY, GRAY),
+    "gray_12_bit.tif": (GRAY, GRAY),
     "bilevel.png": (WHITE, WHITE),
     "cmyk.jpg": (RED, RED),
     "alpha.png": (RED, WHITE),
@@ -54,6 +56,7 @@ def write_odd(folder: Path) -> None:
     deep = Image.fromarray(np.full(size, 100 * 257, np.uint16))
     deep.save(folder / "gray_16_bit.png")
     deep.save(folder / "gray_16_bit.tif")
+    Image.fromarray(np.full(size, 100 * 16, np.uint16)).save(folder / "gray_12_bit.tif")
     Image.new("1", size, 1).save(folder / "bilevel.png")
     Image.new("CMYK", size, (0, 255, 255, 0)).save(folder / "cmyk.jpg", quality=95)
     alpha = Image.new("RGBA", size, (*RED, 255))
@@ -67,6 +70,15 @@ def write_odd(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # show it turned clockwise by a quarter: the left half, red, comes to the top
     lying.save(folder / "rotated.jpg", quality=95, exif=exif)
+
+
+def write_tars(folder: Path) -> None:
+    """A shard that is compressed inside, and one whose sample has two pictures."""
+    (folder / "packed").mkdir()
+    for path, mode in ((folder / "packed" / "packed.tar", "w:gz"), (folder / "two.tar", "w")):
+        with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+            for name in ("0.jpg", "0.depth.png"):
+                tar.add(folder / "odd" / "gray.png", name)
 
 
 def bomb() -> bytes:
@@ -94,13 +106,15 @@ def torn_jpeg() -> bytes:
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good and bad pictures, folders and checkpoints, by name."""
     root = tmp_path_factory.mktemp("shelf")
-    for name in ("empty", "texts", "odd", "torn", "bombs", "running/checkpoints"):
+    for name in ("empty", "texts", "odd", "torn", "bombs", "phone", "running/checkpoints"):
         (root / name).mkdir(parents=True)
     (root / "running" / "config.yaml").write_text("steps: 6\n")
     (root / "texts" / "notes.txt").write_text("no picture")
     write_odd(root / "odd")
     (root / "torn" / "torn.jpg").write_bytes(torn_jpeg())
     (root / "bombs" / "bomb.png").write_bytes(bomb())
+    write_tars(root)
+    (root / "phone" / "a.heic").write_bytes(b"\0\0\0\x14ftypheic\0\0\0\0mif1" + bytes(64))
     tiny.write_pictures(root / "good")
     for path in (root / "torn" / "torn.jpg", root / "bombs" / "bomb.png"):
         tiny.write_pictures(root / "mixed", count=10)
@@ -193,6 +207,11 @@ def test_a_recipe_that_does_not_fit(
         ("data.sources.0.path={shelf}/empty", ["empty: no images in this folder, found nothing"]),
         ("data.sources.0.path={shelf}/texts", ["texts: no images in this folder, found 1 other files"]),
         ("data.sources.0.path={shelf}/odd/gray.png", ["gray.png: not a folder"]),
+        ("data.sources=[{kind: shards, path: {shelf}/packed}]", ["packed.tar: compressed by gzip", "gunzip"]),
+        (
+            "data.sources=[{kind: shards, path: {shelf}/two.tar}]",
+            ["two.tar: image_column: 1 samples have more than one picture (0 has .depth.png, .jpg)"],
+        ),
         ("data.sources.0.path={shelf}/torn", ["could not be read", "torn.jpg: image file is truncated"]),
         (
             "data.sources.0.path={shelf}/bombs",
@@ -294,6 +313,7 @@ def test_odd_pictures_are_reconstructed(name: str, command: Callable[..., int], 
         ("vqrae", "empty", ["empty: no images in this folder"]),
         ("vqrae", "texts", ["texts: no images in this folder"]),
         ("vqrae", "texts/notes.txt", ["notes.txt: not an image"]),
+        ("vqrae", "phone/a.heic", ["a.heic: HEIC, which is not read; convert it"]),
         ("vqrae", "torn/torn.jpg", ["torn.jpg: image file is truncated"]),
         ("vqrae", "torn", ["torn: none of its 1 pictures could be read"]),
         ("vqrae", "bombs/bomb.png", ["bomb.png: 400000000 pixels, over the limit of 89478485"]),

@@ -95,10 +95,11 @@ class SkippedList:
         """Raises:
         UserError: the file cannot be written.
         """
-        lines = list(dict.fromkeys(lines))
+        # A path that is no UTF-8 has its bytes as halves of surrogate pairs, which no file takes.
+        lines = list(dict.fromkeys(line.encode("utf-8", "backslashreplace").decode() for line in lines))
         if not lines:
             return
-        with writing(self._path), self._path.open("a+", encoding="utf-8", errors="backslashreplace") as file:
+        with writing(self._path), self._path.open("a+", encoding="utf-8") as file:
             file.seek(0)
             known = set(file.read().splitlines())
             file.write("".join(f"{line}\n" for line in lines if line not in known))

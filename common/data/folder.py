@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from common import dist
 from common.data.config import SourceConfig
 from common.data.folder_captions import folder_captions
 from common.data.images import EXTENSIONS
 from common.data.sources import Account, IndexedSource, Part, RawImage
 from common.data.strings import StringTable
 from common.errors import UserError, refusing
+
+log = logging.getLogger(__name__)
 
 UNREAD = frozenset(
     f".{suffix}"
@@ -39,6 +44,9 @@ class FolderSource(IndexedSource):
             self._captions = folder_captions(self._root, config, found.images, found.others)
         used = self._captions.used if self._captions else ()
         self._left_out = _left_out([name for name in found.others if name not in used])
+        for what, count in self._left_out.items():
+            if what != OTHER_FILES and dist.is_main():
+                _warn(f"{self.name}: left out: {count:,} {what}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -87,6 +95,12 @@ class FolderSource(IndexedSource):
                 status = os.stat(self._root / key)  # noqa: PTH116  # twice as fast, of millions
             digest.update(os.fsencode(f"{key}\0{status.st_size}\0{status.st_mtime_ns}\0"))
         return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _warn(text: str) -> None:
+    """Once a process, however often a folder is opened."""
+    log.warning(text)
 
 
 def _hash(name: str) -> int:

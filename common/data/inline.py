@@ -23,8 +23,8 @@ def inline_picture(text: str) -> bytes | None:
 
 
 def _decoded(letters: str) -> bytes | None:
-    """None if it is no base64; blanks, and the alphabet of URLs, are taken."""
-    plain = "".join(letters.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    """None if it is no base64; blanks, and the alphabet of URLs, are taken. It ends with its padding."""
+    plain = "".join(letters.split()).replace("-", "+").replace("_", "/").partition("=")[0]
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except ValueError:

@@ -109,11 +109,11 @@ def try_sources(field: str, sources: Iterable[SourceConfig]) -> None:
             paths = shard_paths(source.path) if source.kind == "shards" else []
             if any(is_url(path) for path in paths):  # one tells whether there is a way to them
                 stat(paths[0])
-                paths = []
+            elif paths and not any(Path(path).is_file() for path in paths):  # a few of many may be damaged
+                raise UserError(f"{paths[0]}: no such file")
             beside = source.captions is None or is_ending(source.captions)
-            for path in (*paths, None if beside else source.captions):
-                if path is not None and not Path(path).is_file():
-                    raise UserError(f"{path}: no such file")
+            if source.captions is not None and not beside and not Path(source.captions).is_file():
+                raise UserError(f"{source.captions}: no such file")
 
 
 def told_sources(sources: Mapping[str, SourceConfig], captions: bool) -> list[str]:

@@ -140,14 +140,13 @@ def main(argv: list[str] | None = None) -> None:
     scored = score.score(model, metrics, loader, progress)
     if dist.is_main():
         options = {"images": args.images, "batch_size": args.batch_size, "device": str(device)}
-        model_facts = {"source": args.model, "weights_sha256": sha256}
         report(
             args.output,
             scored,
             found=found,
             expected=expected,
             settings={**protocol, **options},
-            model=model_facts,
+            model={"source": args.model, "weights_sha256": sha256},
             encoder=model.encoder.model_type,
             seconds=time.time() - started,
         )

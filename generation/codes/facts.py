@@ -20,7 +20,8 @@ class CodeFacts:
 
     Args:
         vqrae_sha256, codebook_size: the tokenizer.
-        grid: (h, w) of a picture's codes. image_size, crop: the pixels they stand for. precision: of the encoder.
+        grid: (h, w) of a picture's codes. image_size, crop, exact_decoding: the pixels they stand for.
+        precision: of the encoder.
     """
 
     vqrae_sha256: str
@@ -29,6 +30,7 @@ class CodeFacts:
     image_size: int
     crop: str
     precision: str
+    exact_decoding: bool = False
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"

@@ -72,6 +72,7 @@ class Worker:
                 batch=batch,
                 skip_corrupt=True,
                 max_pixels=data.max_pixels,
+                exact=data.exact_decoding,
             )
             for jobs in sources
         ]

@@ -221,12 +221,14 @@ def test_texts_that_cannot_be_read_are_counted(
     assert account.left_out["other files"] == 1
 
 
-def test_pictures_that_are_not_read_are_counted(root: Path) -> None:
+def test_pictures_that_are_not_read_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(38):
         (root / f"IMG_{number}.CR2").write_bytes(b"II*\0")
     (root / "notes.md").write_text("")
     (root / "metadata.jsonl").write_text('{"file_name": "0000.png", "label": 3}\n')
     account = opened(root).account()
+    opened(root)
+    assert caplog.messages == [f"{root}: left out: 38 .cr2 files, a kind of picture that is not read"]  # once
     assert account.left_out == {".cr2 files, a kind of picture that is not read": 38, "other files": 2}
     assert account.captions == 0  # metadata without captions is no place for them
     for name in NAMES:

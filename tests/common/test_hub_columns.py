@@ -147,6 +147,7 @@ def test_parts_are_those_of_the_data_and_not_of_the_columns(tmp_path: Path) -> N
         ("data:;base64,AAEC", b"\0\1\2"),
         ("DATA:image/svg+xml;charset=utf-8;base64,AAEC", b"\0\1\2"),
         ("data:image/png;base64,??", b""),
+        ("data:image/png;base64,AAE=AAAA", b"\0\1"),
         ("data:image/png,AAEC", None),
         ("pictures/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", None),
         ("/9j/" + "A" * 40 + ".jpg", None),

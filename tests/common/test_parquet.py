@@ -17,13 +17,14 @@ from common.data.blobs import forget_open_files
 from common.data.config import DataConfig, SourceConfig
 from common.data.images import CorruptImage, open_image
 from common.data.open import open_source
-from common.data.remote import ranges, retries, transport
+from common.data.remote import ranges, retries
 from common.data.sources import IndexedSource, RawImage
 from common.data.stream import training_loader
 from common.errors import FailedRead, UserError
 
 COUNTS = [9, 4, 7]
 TOTAL = sum(COUNTS)
+PROMPT = ("500", "503", "reset", "short", "lie")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("VQRAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(ranges, "BLOCK", 500)
-    monkeypatch.setattr(transport, "TIMEOUT", 0.3)
     yield tmp_path / "cache"
     tables.row_group.cache_clear()
     forget_open_files()
@@ -161,7 +161,7 @@ def test_a_dead_url_is_a_failed_download(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_batches_from_urls_are_those_of_the_disk_and_the_node_downloads_once(tmp_path: Path) -> None:
     local = config_of(tmp_path / "www" / "set", window=3)
-    with web_server(tmp_path / "www") as site, weather(site.url, share=0.1, seed=4) as bad:
+    with web_server(tmp_path / "www") as site, weather(site.url, 0.1, seed=4, kinds=PROMPT) as bad:
         remote = SourceConfig(kind="parquet", path=f"{bad.url}/set/", window=3)
         batches = []
         for source in (local, remote):

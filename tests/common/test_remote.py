@@ -21,6 +21,7 @@ from common.errors import FailedRead, UserError
 
 CONTENT = bytes(range(256)) * 40  # 10 kB
 BLOCK = 1000
+PROMPT = [kind for kind in KINDS if kind != "slow"]  # those that need no clock
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(ranges, "BLOCK", BLOCK)
     monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(retries, "ATTEMPTS", 12)
-    monkeypatch.setattr(transport, "TIMEOUT", 0.3)
     monkeypatch.setattr(retries, "retries", retries.Retries())
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "a.tar").write_bytes(CONTENT)
@@ -58,12 +58,15 @@ def test_bytes_by_offset_and_as_an_open_file(place: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_weather_gives_the_same_bytes_and_is_counted(
-    kind: str, place: Path, caplog: pytest.LogCaptureFixture
+    kind: str, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(transport, "TIMEOUT", 0.5 if kind == "slow" else 30.0)
     with web_server(place) as site, weather(site.url, share=0.4, seed=3, kinds=[kind]) as bad:
         with caplog.at_level(logging.WARNING):
             assert read_at(f"{bad.url}/a.tar", 0, len(CONTENT)) == CONTENT
-        assert sum(bad.faults.values()) == retries.retries.number > 2
+        # A good answer may come too late as well, where that is the test.
+        assert retries.retries.number >= sum(bad.faults.values()) > 2
+        assert kind == "slow" or retries.retries.number == sum(bad.faults.values())
     assert "asked again" in caplog.text and "retries so far: 1" in caplog.text
 
 
@@ -88,6 +91,13 @@ def test_absent_is_said_at_once(place: Path) -> None:
         stat("zz://bucket/a.tar")
     with pytest.raises(UserError, match="gs://: a package is missing: pip install gcsfs"):
         stat("gs://bucket/a.tar")
+
+
+def test_a_server_without_ranges_is_refused(place: Path) -> None:
+    with web_server(place, ranges=False) as site:
+        assert stat(f"{site.url}/a.tar").size == len(CONTENT)
+        with pytest.raises(UserError, match="the server gives whole files only, no ranges of bytes"):
+            read_at(f"{site.url}/a.tar", 10, 10)
 
 
 def test_another_version_in_the_middle_is_an_error_not_mixed_bytes(place: Path) -> None:
@@ -158,11 +168,9 @@ def _forked(job) -> int:  # type: ignore[no-untyped-def]
 
 
 def test_s3_reads_the_same_in_bad_weather(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "TIMEOUT", 2.0)
     for name, value in (("AWS_ACCESS_KEY_ID", "nobody"), ("AWS_SECRET_ACCESS_KEY", "nothing")):
         monkeypatch.setenv(name, value)
-    kinds = [kind for kind in KINDS if kind != "slow"]
-    with s3_server(["bucket"]) as store, weather(store, share=0.3, seed=2, kinds=kinds) as bad:
+    with s3_server(["bucket"]) as store, weather(store, share=0.3, seed=2, kinds=PROMPT) as bad:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bad.url)
         upload(store, "bucket", {"set/a.tar": place / "a.tar"})
         assert (
@@ -180,7 +188,7 @@ def test_s3_reads_the_same_in_bad_weather(place: Path, monkeypatch: pytest.Monke
 def test_training_batches_are_those_of_the_disk(place: Path) -> None:
     """Bit for bit, through workers, in all weathers at once."""
     local = make_shards(place / "set", [7, 5, 9], window=2)
-    with web_server(place) as site, weather(site.url, share=0.2, seed=3) as bad:
+    with web_server(place) as site, weather(site.url, share=0.2, seed=3, kinds=PROMPT) as bad:
         remote = SourceConfig(kind="shards", path=local.path.replace(str(place), bad.url), window=2)
         batches = []
         for source in (local, remote):

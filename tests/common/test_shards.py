@@ -337,13 +337,26 @@ def test_many_shards_are_indexed_by_many_and_ranks_share_the_work(
     assert not scanned
 
 
-def test_the_last_small_shard_is_split_like_the_others(tmp_path: Path) -> None:
+def test_the_last_small_shard_is_split_like_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for shard, samples in enumerate(([0, 1], [2])):
         members = {f"{n}__{side}__png": n for n in samples for side in ("left", "right")}
         make_tar(tmp_path / f"{shard}.tar", **members)
-    source = opened(tmp_path, image_column="left.png")
+    make_tar(
+        tmp_path / "2.tar",
+        a__left__png=5,
+        a__left__txt="a sample of its own",
+        b__left__png=6,
+        b__left__txt="",
+    )
+    scanned = counting(monkeypatch)
+    for _ in range(2):
+        source = opened(tmp_path, image_column="left.png")
+    assert scanned == ["0.tar", "1.tar", "2.tar", "1.tar", "2.tar"]  # once more, knowing the endings of 0.tar
     assert told(source) == [("0", 0, None), ("1", 1, None), ("2", 2, None)]
-    assert source.account().left_out == {"members .right.png": 3}
+    without = {"members .png": 2, "samples without a .left.png": 2}
+    assert source.account().left_out == {"members .right.png": 3, **without}
 
 
 def index_slowly(path: str) -> None:

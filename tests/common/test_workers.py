@@ -82,6 +82,7 @@ def test_an_error_of_a_worker_keeps_its_line() -> None:
 
 def interrupted(told: Path) -> None:
     os.setsid()  # a terminal interrupts all processes of a command at once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     sys.stderr = told.open("w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
 
@@ -102,7 +103,7 @@ def slowly(numbers: list[int]) -> list[int]:
 def test_ctrl_c_is_one_line_with_workers_too(tmp_path: Path) -> None:
     command = multiprocessing.get_context("fork").Process(target=interrupted, args=(tmp_path / "told",))
     command.start()
-    while not (tmp_path / "told.reading").exists():
+    while command.is_alive() and not (tmp_path / "told.reading").exists():
         time.sleep(0.02)
     assert command.pid is not None
     os.killpg(command.pid, signal.SIGINT)

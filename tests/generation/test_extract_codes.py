@@ -17,6 +17,7 @@ import tiny
 import tiny_generator
 import torch
 
+from common.config import dump_config
 from common.data.config import SourceConfig
 from common.data.evaluation import evaluation_loader
 from common.data.images import to_float
@@ -311,6 +312,16 @@ def test_too_many_torn_pictures_end_it(shelf: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of .* could not be read, more than .*max_corrupt_share allows"):
         extract(recipe(shelf, tmp_path, "data.max_corrupt_share=0.0001"), 2, 4)
     assert not records(tmp_path / "codes")
+
+
+def test_the_command(shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the demo calls it: a recipe's file, and fields of it to change."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_config(tiny_generator.recipe(shelf, tmp_path / "run")))
+    overrides = (f"data.codes={tmp_path / 'codes'}", "data.max_corrupt_share=0.2")
+    main(["--config", str(file), *overrides, "--batch-size", "5", "--local_rank", "0"])
+    assert "12 pictures, 12 with a caption; left out: " in capsys.readouterr().out
+    assert len(samples(recipe(shelf, tmp_path))) == 12
 
 
 @pytest.mark.parametrize("option", ["--shard-size", "--batch-size", "--stale-after"])

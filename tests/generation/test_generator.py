@@ -123,6 +123,18 @@ def write_all(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **c
     return write_pictures(generator, prompts, given.pop("n", 2), out, Drawing(**given), **more)
 
 
+@pytest.mark.parametrize("name", ["sheet.png", "00001_0000.png"])
+def test_a_users_files_are_not_drawn_over(name: str, generator: Generator, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / name, "PNG" if name == "sheet.png" else "BMP")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UserError, match=f"{name}: (is there already, and VQRAE did not|another picture)"):
+        write(generator, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == before
+    write(generator, tmp_path, overwrite=True)
+    assert (tmp_path / name).read_bytes() != before
+    write(generator, tmp_path)  # by now they are ours
+
+
 def write(generator: Generator, out: Path, prompts: list[str] = PROMPTS, **changes: Any) -> list[Path]:
     return write_all(generator, out, prompts, **changes).files
 

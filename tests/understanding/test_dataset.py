@@ -383,3 +383,10 @@ def test_real_photographs(photographs: Path) -> None:
     )
     assert len(dataset) == 126 and dataset.usable.all() and (dataset.images == 1).all()
     assert dataset.read(5).pixel_values.std() > 0
+
+
+def test_a_name_that_is_no_utf8_stands_in_the_list(tmp_path: Path) -> None:
+    listed = SkippedList(tmp_path / "skipped.txt")
+    for _ in range(2):  # the second time it is known
+        listed.add(["set.json: 7: caf\udce9.jpg is missing"])
+    assert (tmp_path / "skipped.txt").read_text() == "set.json: 7: caf\\udce9.jpg is missing\n"

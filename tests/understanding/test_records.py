@@ -278,6 +278,22 @@ def test_tables_as_they_are_published(name: str, tmp_path: Path, monkeypatch: py
         assert torch.equal(pixels[0], to_pixels(first.convert("RGB")))
 
 
+def test_a_cell_that_is_no_text_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    talk = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "4"}]
+    raw = pa.array([b"1", b"caf\xe9", b"3"])
+    ids = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+    rows = pa.table({"id": ids, "messages": pa.array([talk] * 3)})
+    pq.write_table(rows, tmp_path / "one.parquet")
+    dataset = open_dataset(ConversationSource(kind="parquet", annotations=str(tmp_path / "one.parquet")))
+    assert dataset.usable.tolist() == [True, False, True]
+    ((index, problem),) = dataset.problems()
+    assert index == 1 and problem.reason == "text that is none" and "0xe9" in dataset.describe(index, problem)
+
+
 def test_columns_that_the_recipe_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 

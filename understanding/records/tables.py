@@ -14,8 +14,8 @@ from common.data.blobs import listed, stat
 from common.data.config import SourceConfig
 from common.data.hub import load_rows
 from common.data.hub_rows import loading
-from common.errors import UserError
-from understanding.layouts import TURNS, Fields
+from common.errors import UserError, one_line, refusing
+from understanding.layouts import TURNS, BadSample, Fields
 from understanding.records.source import HELD, Found, Records
 
 if TYPE_CHECKING:
@@ -52,14 +52,27 @@ class Tables(Records):
     def scan(self) -> Iterator[Found]:
         place = 0
         for first in range(0, self.total, TOGETHER):
-            for batch in self._rows[first : first + TOGETHER].to_batches():
-                columns = {name: self._seen(name, batch.column(name)) for name in batch.schema.names}
-                for number in range(batch.num_rows):
-                    yield Found(place, 0, {name: column[number] for name, column in columns.items()})
+            with refusing(f"{self.name}: from row {first} on"):
+                batches = self._rows[first : first + TOGETHER].to_batches()
+            for batch in batches:
+                for record in self._records(batch):
+                    yield Found(place, 0, record)
                     place += 1
 
     def read(self, place: int, size: int) -> Any:
-        return self._rows[place].to_pylist()[0]
+        try:
+            return self._rows[place].to_pylist()[0]
+        except UnicodeDecodeError as error:
+            raise _no_text(error) from error
+
+    def _records(self, batch: pa.RecordBatch) -> list[Any]:
+        try:
+            columns = {name: self._seen(name, batch.column(name)) for name in batch.schema.names}
+        except UnicodeDecodeError as error:  # strings of a table need not be valid
+            if batch.num_rows == 1:
+                return [_no_text(error)]
+            return [self._records(batch.slice(row, 1))[0] for row in range(batch.num_rows)]
+        return [{name: column[row] for name, column in columns.items()} for row in range(batch.num_rows)]
 
     def _seen(self, name: str, column: pa.Array) -> list[Any]:
         """The values of a column, without the bytes of pictures, and without numbers that nobody reads."""
@@ -75,6 +88,10 @@ class Tables(Records):
             if strings
             else [True if there else None for there in column.is_valid().to_pylist()]
         )
+
+
+def _no_text(error: UnicodeDecodeError) -> BadSample:
+    return BadSample("text that is none", f"a cell is no UTF-8: {one_line(error)}")
 
 
 def open_hub(config: SourceConfig, fields: Fields) -> Tables:

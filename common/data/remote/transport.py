@@ -120,7 +120,8 @@ def _ask(url: str, request: Any, *arguments: Any) -> Any:
 
 async def _http_stat(system: Any, url: str) -> Stat:
     async with await _get(system, url, 0, 1) as answer:
-        await answer.read()
+        if answer.status == 206:  # else all of the file would follow
+            await answer.read()
         size = _total(answer)
         if size is None:
             raise UserError(f"{shown(url)}: the server does not say how large it is")

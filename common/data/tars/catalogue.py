@@ -41,7 +41,6 @@ class Catalogue:
 
     @property
     def total(self) -> int:
-        """Shards, damaged ones too."""
         return len(self.paths) + len(self.damaged)
 
     @property
@@ -121,10 +120,10 @@ def _in_order(
 
 
 def refuse_damaged(damaged: Mapping[str, str], total: int, name: str, allowed: float) -> None:
-    """Warns of the damaged shards, with all their names.
+    """Warns of damaged shards, with all their names.
 
     Args:
-        damaged: of `total` shards: path -> what is wrong.
+        damaged: path -> what is wrong. total: shards of the set `name`, these with them.
 
     Raises:
         UserError: they are more than the share `allowed`.

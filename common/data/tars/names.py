@@ -69,7 +69,7 @@ def split_names(names: Sequence[str], known: Collection[str] = ()) -> Split:
         split.append((key, f"{stem[len(key) + 1 :]}.{ending}".lower() if key != stem else ending))
     found = {ending for _, ending in split if "." in ending}
     possible = {ending for stem in dotted for _, _, ending in _readings(stem, plain[stem])}
-    possible -= found
+    possible -= found | set(known)  # those were looked at
     return Split(split, frozenset(found), frozenset(possible if len(possible) <= FEW else ()))
 
 

@@ -26,6 +26,7 @@ FORMAT = 1
 KEPT = 64  # kinds of members, and fields of JSON, that are counted by name
 LONGEST_TEXT = 1 << 20  # bytes; longer texts are no captions
 NO_PICTURE = "samples without a picture"
+RARE = "members of rarer endings"
 NO_ENDING = "members without an ending"
 
 
@@ -177,6 +178,8 @@ def _summarise(
             )
         _look_at_texts(path, key, sample, contents, texts, fields, summary)
     summary.pictures, summary.others = dict(pictures.most_common(KEPT)), dict(others.most_common(KEPT))
+    if rare := sum(others.values()) - sum(summary.others.values()):
+        contents.left_out[RARE] = (rare, others.most_common()[-1][0])
     summary.texts, summary.fields = dict(texts), dict(fields.most_common(KEPT))
     summary.left_out = {reason: count for reason, (count, _) in contents.left_out.items()}
     summary.first_left_out = {reason: name for reason, (_, name) in contents.left_out.items()}
