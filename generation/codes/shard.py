@@ -114,7 +114,19 @@ class _MappedFile:
     def strings(self, name: str) -> StringTable:
         with refusing(f"{self.path}: {name}", SafetensorError):
             ends = _MappedRows(self._file.get_slice(f"{name}_ends"))
-            return StringTable.of(self._file.get_slice(name), ends)
+            content = _MappedText(self._file.get_slice(name), f"{self.path}: {name}: damaged")
+            return StringTable.of(content, ends)
+
+
+class _MappedText:
+    """Text of a file, of which what its ends say is read; where they are damaged, that is no text of it."""
+
+    def __init__(self, content: Any, damaged: str) -> None:
+        self._content, self._damaged = content, damaged
+
+    def __getitem__(self, part: slice) -> Any:
+        with refusing(self._damaged, SafetensorError, OverflowError):
+            return self._content[part]
 
 
 class _MappedRows:
@@ -147,6 +159,8 @@ class Shard(_MappedFile):
             self._codes = self._file.get_slice("codes")
         self._length = int(self._codes.get_shape()[0])
         self.keys, self.skipped = self.strings("keys"), self.strings("skipped")
+        if len(self.keys) != self._length:
+            raise UserError(f"{path}: damaged: {self._length} codes, {len(self.keys)} keys")
 
     def __len__(self) -> int:
         return self._length

@@ -217,3 +217,16 @@ def test_an_epoch_reads_a_few_shards_at_a_time(tmp_path: Path, monkeypatch: pyte
         assert sorted(sample.key for sample in samples) == sorted(KEYS[:3] * 12)
         epochs.append(windows)
     assert epochs[0] != epochs[1]
+
+
+def test_damaged_ends_of_captions_are_one_line(tmp_path: Path) -> None:
+    """Their length is right, and so is the file's."""
+    root = write(tmp_path / "codes")
+    path = captions_path(root, "0")
+    content = path.read_bytes()
+    ends = np.array([0, 3, 3], "<i8").tobytes()
+    assert content.count(ends) == 1
+    path.write_bytes(content.replace(ends, np.array([0, 900, 3], "<i8").tobytes()))
+    with pytest.raises(UserError, match=r"captions: damaged: .*out of bounds") as error:
+        open_captions(path).texts[0]
+    assert "\n" not in str(error.value)
