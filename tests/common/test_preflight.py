@@ -73,7 +73,7 @@ class Broken:
 
     def sample(self, position: int, seed: int) -> RawImage:
         if position == 0:
-            raise UserError("broken.tar: cannot be read:\nInput/output error")
+            raise UserError("broken.tar: cannot be read: Input/output error")
         if position == 1:
             raise RuntimeError("a library of its own mind")
         return RawImage(f"{position}", [b"", encoded(1)[:50], encoded(2), encoded(2)][position - 2])
