@@ -44,7 +44,7 @@ CONFIG_OF: dict[str, type] = {
 # Commands of others, whose options are their own affair.
 FOREIGN_COMMANDS = {
     "apt-get", "cd", "export", "git", "hf", "lmms-eval", "mkdir", "modelscope", "pip", "pre-commit", "source",
-    "tensorboard", "unzip", "iconv", "uv", ".venv/bin/uv", "dmesg", "sbatch",
+    "tensorboard", "unzip", "iconv", "uv", ".venv/bin/uv", "dmesg", "sbatch", "docker",
 }  # fmt: skip
 # What starts a script of ours, with its options: True where a value follows.
 LAUNCHERS = {
@@ -64,12 +64,15 @@ OURS = ("python", "bash", "vqrae", *LAUNCHERS)
 
 # Words in backticks that do not occur in the code: those of others, and of our tests.
 FOREIGN_WORDS = {
+    "reducing_gap",  # Pillow's
     "CUDA_VISIBLE_DEVICES", "HF_HOME", "HUB_ID", "OutOfMemoryError", "push_to_hub", "slots", "node1", "hosts",
     "iconv", "sys.path", "vision_feature_layer", "key.path", "value", "pair.run",
     "add_special_tokens", "torch.save", "dmesg", "0002.yaml", "deepspeed.launcher.launch", "USR1@300",
 }  # fmt: skip
 # Folders that runs and users make: what is below them cannot be looked up.
-MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures")
+MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures", ".vqrae-index")
+# Names of samples, as pages about data invent them.
+SAMPLE = re.compile(r"(\d{4}|dish)(\.\w+)*")
 ELLIPSIS = "..."
 CODE = ("", ".py", ".sh", ".yaml", ".yml", ".toml", ".txt")
 
@@ -398,7 +401,7 @@ def _check_assignment(word: str) -> list[str]:
 
 
 def _known_word(word: str) -> bool:
-    if not word or word in FOREIGN_WORDS or not re.search(r"[A-Za-z]{2}", word):
+    if not word or word in FOREIGN_WORDS or SAMPLE.fullmatch(word) or not re.search(r"[A-Za-z]{2}", word):
         return True
     first = word.split("/")[0]
     if "/" in word:

@@ -27,13 +27,14 @@ COMMON += "optimizer.adamw.weight_decay optimizer.adamw.betas.0 optimizer.adamw.
 ZEROS = {
     TokenizerConfig: COMMON + "loss.reconstruction loss.codebook loss.commitment loss.perceptual loss.lecam "
     "loss.distillation loss.discriminator loss.discriminator_update_start optimizer.end_lr optimizer.warmup_steps "
-    "data.max_corrupt_share codebook_watch.min_usage codebook_watch.min_perplexity",
+    "data.max_corrupt_share codebook_watch.min_usage codebook_watch.min_perplexity "
+    "data.sources.0.max_damaged_shards",
     UnderstandingConfig: COMMON + "data.max_skipped_share optimizer.end_lr optimizer.warmup_ratio "
     "optimizer.muon.momentum model.lora.dropout data.sources.0.max_damaged_shards "
     "evaluation.source.max_damaged_shards",
     GenerationConfig: COMMON + "data.prompt_dropout data.max_corrupt_share optimizer.warmup_steps "
     "optimizer.muon.momentum samples.sampling.cfg_scale samples.sampling.cfg_interval.0 "
-    "samples.sampling.cfg_interval.1",
+    "samples.sampling.cfg_interval.1 data.sources.0.max_damaged_shards evaluation.source.max_damaged_shards",
 }
 """The numbers that may be 0; tests/test_resumed_recipe.py trains with all of them at once."""
 
