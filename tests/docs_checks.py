@@ -70,7 +70,7 @@ FOREIGN_WORDS = {
     "add_special_tokens", "torch.save", "dmesg", "0002.yaml", "deepspeed.launcher.launch", "USR1@300",
 }  # fmt: skip
 # Folders that runs and users make: what is below them cannot be looked up.
-MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures", ".vqrae-index")
+MADE = ("runs", "data", "RUN", "DIR", "~", "imagenet", "pictures", "vqrae-index")
 # Names of samples, as pages about data invent them.
 SAMPLE = re.compile(r"(\d{4}|dish)(\.\w+)*")
 ELLIPSIS = "..."
