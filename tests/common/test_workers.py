@@ -109,3 +109,12 @@ def test_ctrl_c_is_one_line_with_workers_too(tmp_path: Path) -> None:
     os.killpg(command.pid, signal.SIGINT)
     command.join()
     assert (command.exitcode, (tmp_path / "told").read_text()) == (130, "interrupted\n")
+
+
+def ignores_interrupts(numbers: list[int]) -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_workers_leave_ctrl_c_to_their_parent() -> None:
+    """Each would print a traceback of its own, wherever the interrupt meets it outside of torch's loop."""
+    assert list(in_workers(ignores_interrupts, lambda: [[0], [1], [2], [3]], 2, 2)) == [True] * 4
