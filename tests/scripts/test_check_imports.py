@@ -45,7 +45,7 @@ def test_all_that_is_asked_for_is_looked_at() -> None:
     assert looked_at == [w.name for w in requirements() if not w.name.startswith("types-")]
     assert set(check_imports.MODULES) < set(looked_at)
     assert list(check_imports.packages(project, ["evals"]))[-1] == "lmms-eval"
-    with pytest.raises(UserError, match="no extra 'evil' there, only dev, evals"):
+    with pytest.raises(UserError, match="no extra 'evil' there, only dev, s3, evals"):
         list(check_imports.packages(project, ["evil"]))
 
 
