@@ -36,7 +36,7 @@ MOST_PROFILE = 1 << 24
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _UNREAD = (  # the first bytes of what is found under pictures' names
     (rb"$", "not an image: an empty file"),
-    (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC, which is not read; convert it, or install the extra `heic`"),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "HEIC, which is not read; convert it, or `bash scripts/setup.sh heic`"),
     (rb"\xff\x0a|.{4}JXL ", "JPEG XL, which is not read; convert it"),
     (rb"8BPS", "a Photoshop file, which is not read; convert it"),
     (rb"%PDF", "a PDF, not an image"),

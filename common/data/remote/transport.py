@@ -32,7 +32,7 @@ _VERSIONS = (
     "mtime",
     "updated",
 )
-_EXTRAS = {"s3": "pip install 'vqrae[s3]'", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
+_EXTRAS = {"s3": "bash scripts/setup.sh s3", "gs": "pip install gcsfs", "gcs": "pip install gcsfs"}
 
 
 class Stat(NamedTuple):
