@@ -81,6 +81,11 @@ class CodeSource:
         shard = open_shard(shard_path(self.root, self._shards[number]))
         shard.facts.check(self.facts, shard.path)
         captions = open_captions(captions_path(self.root, self._captions[number]))
+        if (captions.shard, len(captions.texts)) != (self._shards[number], len(shard)):
+            raise UserError(
+                f"{captions.path}: {len(captions.texts)} captions of shard {captions.shard}, where {len(shard)} of "
+                f"{self._shards[number]} are wanted"
+            )
         codes = shard.codes(row, row + 1)[0]
         return CodeSample(codes=codes, caption=captions.texts[row] or None, key=shard.keys[row])
 

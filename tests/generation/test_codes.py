@@ -14,7 +14,7 @@ from common.data.config import SourceConfig
 from common.errors import UserError
 from generation.codes.facts import MANIFEST, CodeFacts, read_facts
 from generation.codes.library import CodeSource
-from generation.codes.record import CodeFiles, SourceRecord, described, record_path, write_record
+from generation.codes.record import CodeFiles, SourceRecord, described, read_record, record_path, write_record
 from generation.codes.shard import (
     Captions,
     Shard,
@@ -230,3 +230,18 @@ def test_damaged_ends_of_captions_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"captions: damaged: .*out of bounds") as error:
         open_captions(path).texts[0]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("shard", "captions"), [("0", ["red", "red"]), ("1", ["red", "red", "red"])])
+def test_captions_of_another_shard_are_one_line(
+    shard: str, captions: list[str | None], tmp_path: Path
+) -> None:
+    """Of as many bytes, so that nothing but its own header tells."""
+    root = write(tmp_path / "codes")
+    write_captions(captions_path(root, "0"), shard, captions)
+    record = read_record(record_path(root, described(SOURCE)))
+    sizes = (shard_path(root, "0").stat().st_size, captions_path(root, "0").stat().st_size)
+    files = (dataclasses.replace(record.files[0], sizes=sizes), *record.files[1:])
+    write_record(root, dataclasses.replace(record, files=files))
+    with pytest.raises(UserError, match=r"0\.safetensors: \d captions of shard \d, where 3 of 0 are wanted"):
+        CodeSource.of(root, SOURCE).read(0)
