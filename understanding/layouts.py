@@ -148,7 +148,7 @@ def _turns(value: Any) -> list[Any]:
     if isinstance(value, dict):  # a list of structs, as tables may lay it out: one list a field
         columns = [column for column in value.values() if isinstance(column, list)]
         if len(columns) == len(value) and len({len(column) for column in columns}) == 1:
-            return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+            value = [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
     if not isinstance(value, list) or not value:
         raise BadSample("empty conversation")
     return value
