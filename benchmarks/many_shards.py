@@ -1,6 +1,6 @@
 """What a start costs in a set of 100 million samples, beside one of a million.
 
-    python -m benchmarks.many_shards --out /tmp/many_shards
+    python -m benchmarks.many_shards --out runs/many_shards
 
 Makes a few real tars of 10,000 samples and indexes them as `vqrae index` does; thousands of names are hard links to
 these tars and to their index files, so that the count file, the names and the order are those of a large set and the
