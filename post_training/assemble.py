@@ -95,8 +95,8 @@ def check_former(now: str, source: str) -> Callable[[str, str], None]:
     def check(saved: str, checkpoint: str) -> None:
         if saved != now:
             raise UserError(
-                f"{checkpoint}: init_from: {source}: holds other weights than this run began with (sha256 {now[:12]}..., "
-                f"then {saved[:12]}...)"
+                f"{checkpoint}: init_from: {source}: holds other weights than this run began with (sha256 "
+                f"{now[:12]}..., then {saved[:12]}...)"
             )
 
     return check

@@ -82,8 +82,8 @@ def held_out_prompts(config: PostTrainingConfig, learned: Sequence[ScoredPrompt]
     for prompt in found:
         if hashed(prompt.text) in known:
             raise UserError(
-                f"held_out.prompts: {path}: {shown(prompt.text)} is learned from, too; name this file in prompts.without, "
-                "or take others"
+                f"held_out.prompts: {path}: {shown(prompt.text)} is learned from, too; name this file in "
+                "prompts.without, or take others"
             )
     return found
 

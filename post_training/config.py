@@ -120,8 +120,7 @@ class PromptsConfig:
 
 @configclass
 class RolloutsConfig:
-    """The pictures of a step, over all ranks. Top-k and top-p have no field: what they draw from is not the distribution
-    that learns.
+    """The pictures of a step, over all ranks.
 
     Args:
         prompts: of a step. group: pictures of each.

@@ -74,6 +74,6 @@ def check_ranks(config: PostTrainingConfig, world: int) -> None:
     here = prompts // world * per_group
     if here % config.batch.micro_size:
         raise UserError(
-            f"batch.micro_size: {config.batch.micro_size} does not divide the {here} pictures that each of {world} ranks "
-            f"learns from in a step ({prompts // world} groups x {per_group})"
+            f"batch.micro_size: {config.batch.micro_size} does not divide the {here} pictures that each of "
+            f"{world} ranks learns from in a step ({prompts // world} groups x {per_group})"
         )

@@ -38,8 +38,8 @@ class HeldOutJudge:
         self.mine = [Group(prompt, 0) for prompt in prompts[dist.rank() :: dist.world()]]
 
     def evaluate(self, device: torch.device) -> dict[str, float]:
-        """The judge's mean score, that of each tag, the diversity (as in a line), and how many pictures; the same on all
-        ranks.
+        """The judge's mean score, that of each tag, the diversity (as in a line), and how many pictures; the same on
+        all ranks.
 
         Raises:
             StoppedEarly: on all ranks, if one of them was asked to stop the run.
@@ -106,7 +106,8 @@ class Trend:
         """Why the run ends."""
         return (
             f"held_out.stop_after_falls: the reward rose and the held-out judge fell at {self.fallen} evaluations in a "
-            "row: training ends here; checkpoint.best keeps the step that the judge liked most (vqrae export RUN --best)"
+            "row: training ends here; checkpoint.best keeps the step that the judge liked most (`vqrae export RUN "
+            "--best`)"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a rank learns from the pictures of one step: micro-batches, with what their codes were worth to others.
 
-What is notable here: all log-probabilities come from the model that learns, never from the sampler. Those of the first
-update are the old ones, so the ratio there is exactly 1; the reference is asked in the same micro-batches, so as long as
-nothing has been learned the divergence is exactly 0.
+What is notable here: all log-probabilities come from the model that learns, never from the sampler. Those of the
+first update are the old ones, so the ratio there is exactly 1; the reference is asked in the same micro-batches, so as
+long as nothing has been learned the divergence is exactly 0.
 """
 
 from __future__ import annotations

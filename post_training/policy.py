@@ -2,8 +2,9 @@
 
     log p(code | codes before it, prompt) = log softmax((u + s (c - u)) / temperature), over the K codes
 
-What is notable here: with guidance s both predictions, c with the prompt and u without, are rows of one forward pass and
-both have gradients, so what learns is what draws and not its conditional half. Logits are those of the K codes alone.
+What is notable here: with guidance s both predictions, c with the prompt and u without, are rows of one forward pass
+and both have gradients, so what learns is what draws and not its conditional half. Logits are those of the K codes
+alone.
 
 Legend: B pictures, N codes of each, L tokens of a padded row, d width.
 """

@@ -1,8 +1,8 @@
 """Which prompts a step draws: dealt so that every tag has its share, in an order that nobody needs to remember.
 
-What is notable here: the prompts of a step follow from (seed, number of the step's batch) alone. Each tag's prompts come
-in permutation after permutation, so that none is drawn twice before all were drawn once; and a step has as many of each
-tag, however few prompts a tag has, since a tag that is rarely rewarded is what a policy forgets.
+What is notable here: the prompts of a step follow from (seed, number of the step's batch) alone. Each tag's prompts
+come in permutation after permutation, so that none is drawn twice before all were drawn once; and a step has as many of
+each tag, however few prompts a tag has, since a tag that is rarely rewarded is what a policy forgets.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def divergence(log_probs: Tensor, reference: Tensor) -> Tensor:
 def unlike(advantages: Tensor, vectors: Tensor) -> Tensor:
     """How much each code of a group counts: advantages (G,), vectors of unit length (G, N, E) -> (G, N), of mean 1.
 
-    (1 - c) / 2, where c is the mean cosine with the codes at the same place of those pictures whose advantage has not the
-    same sign: what both a good and a bad picture show there is not what makes one better.
+    (1 - c) / 2, where c is the mean cosine with the codes at the same place of those pictures whose advantage has not
+    the same sign: what both a good and a bad picture show there is not what makes one better.
     """
     alike = torch.einsum("ine,jne->ijn", vectors, vectors)
     others = (advantages[:, None] * advantages[None] <= 0).float().fill_diagonal_(0)
