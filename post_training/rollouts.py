@@ -1,8 +1,8 @@
 """Pictures of the policy as it is now: drawn, decoded, scored and compared.
 
 What is notable here: a group stays whole on one rank, and groups are dealt to ranks in blocks, so a batch of the
-sampler holds the same pictures on any number of ranks wherever a rank's share is a multiple of it. The random numbers of
-a picture follow from (seed, batch, prompt, number).
+sampler holds the same pictures on any number of ranks wherever a rank's share is a multiple of it. The random numbers
+of a picture follow from (seed, batch, prompt, number).
 
 Legend: P prompts of this rank, G pictures of each, B = P G, N codes, K codes to choose from, E code width.
 """

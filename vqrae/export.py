@@ -4,9 +4,9 @@
     vqrae export RUN --step 20000 --out FOLDER
     vqrae export RUN model.tower.source=FOLDER
 
-RUN is the folder of a tokenizer's, an understanding's or a generator's training, or of a post-training, which may still
-go on: it is only read, and only whole checkpoints are. Without --step it is the newest one. Where the run keeps a moving
-average, that is what is written, as at the run's end. Works on one CPU, with memory for about one model.
+RUN is the folder of a tokenizer's, an understanding's or a generator's training, or of a post-training, which may
+still go on: it is only read, and only whole checkpoints are. Without --step it is the newest one. Where the run keeps a
+moving average, that is what is written, as at the run's end. Works on one CPU, with memory for about one model.
 `key.path=value` says where a model is that the recipe names, if it is elsewhere here.
 """
 
