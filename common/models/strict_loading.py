@@ -67,7 +67,8 @@ def check_architecture(
         UserError: one of them differs.
     """
     for field, value in stated.items():
-        found = getattr(config, field, None)
+        rotations = getattr(config, "rope_parameters", None) or {}  # where transformers keeps `rope_theta`
+        found = getattr(config, field, rotations.get(field))
         if isinstance(value, (list, tuple)):
             value, found = list(value), list(found) if isinstance(found, (list, tuple)) else found
         elif isinstance(found, (list, tuple)) and value is not None:
