@@ -36,7 +36,7 @@ COLUMNS = {
     "probe_features": ("probe, features", "{:.1%}"),
     "nats_a_code": ("nats a code", "{:.3f}"),
     "geneval_overall": ("GenEval", "{:.3f}"),
-    "vqa_understanding": ("VQA", "{:.1%}"),
+    "vqa_val_questions": ("VQA", "{:.1%}"),
 }
 
 
