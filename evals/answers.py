@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+INSTRUCTION = "Answer with yes or no."
+NEITHER = 0.05  # of the answers at most may be no choice, or who answers is no judge
+
+
 class Answers:
     """The answers in `folder`, by all processes of this run and former ones; None keeps them in memory only.
 

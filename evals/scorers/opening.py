@@ -9,6 +9,7 @@ from common.errors import UserError, refusing
 from evals.detectors.opening import CLIP, detector_needs, open_detector
 from evals.preflight import Need
 from evals.preflight import model as model_need
+from evals.scorers.asked import read_phrasing
 from evals.scorers.config import ScorerConfig, check_scorers
 from evals.scorers.prompts import ScoredPrompt
 
@@ -35,6 +36,8 @@ def check_there(config: ScorerConfig, where: str) -> None:
         _require([model_need(config.model or CLIP, "a CLIP", "model")], where)
     elif config.kind == "questions":
         _require([model_need(str(config.model), "a model that answers questions", "model")], where)
+        with refusing(f"{where}: phrasing", UserError):
+            read_phrasing(config.phrasing)
 
 
 def open_scorer(
@@ -48,11 +51,17 @@ def open_scorer(
     check_there(config, where)
     if config.kind == "rules":
         return _rules(config, prompts, where, device)
+    if config.kind == "legibility":
+        return _legibility(config, prompts, where)
     from common.models.weight_files import resolve_folder
+    from evals.scorers.questions import QuestionsScorer
     from evals.scorers.similarity import ClipScorer
 
     with refusing(f"{where}: model", UserError):
-        return ClipScorer(resolve_folder(config.model or CLIP), device, prompts)
+        if config.kind == "clip":
+            return ClipScorer(resolve_folder(config.model or CLIP), device, prompts)
+        phrasing = read_phrasing(config.phrasing)
+        return QuestionsScorer(str(config.model), device, prompts, phrasing, config.answers)
 
 
 def open_weighted(
@@ -75,6 +84,16 @@ def open_weighted(
             for number, config in enumerate(configs)
         }
     )
+
+
+def _legibility(config: ScorerConfig, prompts: Sequence[ScoredPrompt], where: str) -> Scorer:
+    from evals.reading import open_reader
+    from evals.scorers.legibility import LegibilityScorer
+
+    with refusing(f"{where}: reader", UserError):
+        reader = open_reader(config.reader)
+    with refusing(where, UserError):
+        return LegibilityScorer(reader, prompts)
 
 
 def _rules(
