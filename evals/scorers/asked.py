@@ -1,8 +1,9 @@
-"""Questions about a picture that follow from its prompt: made from GenEval's metadata by rule, or stated by the prompt.
+"""Questions about a picture that follow from its prompt: by rule from GenEval's metadata, or stated by the prompt.
 
-What is notable here: how they are worded is a file's to say (`Phrasing`), since a model answers best what it was asked in
-training. An object is one question, `Is there a red circle in the picture?`; several are one about their number; a place
-is one about both objects.
+What is notable here: how they are worded is a file's to say (`Phrasing`), since a model answers best what it was asked
+in training. An object is one question, `Is there a red circle in the picture?`; several are one about their number; a
+place is one about both objects. A prompt with neither metadata nor questions is asked about as a whole, as VQAScore
+does (arXiv 2404.01291).
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from evals.geneval.rules import Metadata, judge
 from evals.scorers.prompts import ScoredPrompt
 
 YES_OR_NO = ("yes", "no")
+WRONG = (UserError, ValueError, KeyError, TypeError, AttributeError)
+"""What metadata of another form comes to."""
 
 
-def naming(*places: str) -> Checked:
-    """A text with these places in braces, and no others."""
+def naming(*places: str, perhaps: str = "") -> Checked:
+    """A text with these places in braces, perhaps one more, and no others."""
 
     def problem(text: str) -> str | None:
         expected = f"expected a text with {', '.join(f'{{{place}}}' for place in places)}"
         try:
-            text.format(**dict.fromkeys(places, ""))
+            text.format(**dict.fromkeys((*places, perhaps), ""))
         except (KeyError, IndexError, ValueError, AttributeError):
             return f"{expected} and no other braces, found {text!r}"
         return None if all(f"{{{place}}}" in text for place in places) else f"{expected}, found {text!r}"
@@ -43,9 +46,15 @@ class Phrasing:
 
     exists: Annotated[str, naming("a_thing")] = "Is there {a_thing} in the picture?"  # a red circle
     # {number} in words. With `numbers` the question asks for one of these, and {number} need not stand in it
-    count: Annotated[str, naming("things")] = "Are there exactly {number} {things} in the picture?"
+    count: Annotated[str, naming("things", perhaps="number")] = (
+        "Are there exactly {number} {things} in the picture?"
+    )
     numbers: tuple[str, ...] | None = None  # answers to `count`: "1", "2" ...; null: yes or no
-    position: Annotated[str, naming("thing", "relation", "target")] = "Is the {thing} {relation} the {target}?"
+    position: Annotated[str, naming("thing", "relation", "target")] = (
+        "Is the {thing} {relation} the {target}?"
+    )
+    # Of a prompt that has neither; null: such prompts are refused
+    whole: Annotated[str, naming("prompt")] | None = "Does this picture show {prompt}?"
     instruction: str = INSTRUCTION  # stands behind what is answered by yes or no; may be empty
 
 
@@ -67,15 +76,14 @@ def questions_of(prompt: ScoredPrompt, phrasing: Phrasing) -> list[Question]:
     """What is asked about a picture of a prompt: the `questions` that its line states, else those by rule.
 
     Raises:
-        UserError: they are no questions; or there are none, and no GenEval metadata to make them of.
+        UserError: they are no questions, or it has no metadata that questions follow from.
     """
     if "questions" in prompt.metadata:
-        with refusing(f"{prompt.place}: questions", ValueError, KeyError, TypeError, AttributeError):
+        with refusing(f"{prompt.place}: questions", *WRONG):
             return [_stated(one, phrasing) for one in _listed(prompt.metadata["questions"])]
-    with refusing(
-        f"{prompt.place}: neither questions nor GenEval metadata to make them of",
-        ValueError, KeyError, TypeError, AttributeError,
-    ):  # fmt: skip
+    if phrasing.whole is not None and not {"tag", "include", "exclude"} & prompt.metadata.keys():
+        return [_question(phrasing.whole.format(prompt=prompt.text), "yes", phrasing)]
+    with refusing(f"{prompt.place}: neither questions nor GenEval metadata to make them of", *WRONG):
         judge(prompt.metadata, [])
         return list(_by_rule(prompt.metadata, phrasing))
 
@@ -106,7 +114,9 @@ def _by_rule(metadata: Metadata, phrasing: Phrasing) -> Iterator[Question]:
             yield _count(thing, wish["count"], phrasing)
         if "position" in wish:
             relation, target = wish["position"]
-            text = phrasing.position.format(thing=wish["class"], relation=relation, target=wanted[target]["class"])
+            text = phrasing.position.format(
+                thing=wish["class"], relation=relation, target=wanted[target]["class"]
+            )
             yield _question(text, "yes", phrasing)
     for wish in metadata.get("exclude", ()):
         if wish["count"] == 1:
@@ -128,8 +138,6 @@ def _thing(wish: Metadata) -> str:
     return f"{wish['color']} {wish['class']}" if "color" in wish else str(wish["class"])
 
 
-def _question(
-    text: str, answer: str, phrasing: Phrasing, choices: tuple[str, ...] = YES_OR_NO
-) -> Question:
+def _question(text: str, answer: str, phrasing: Phrasing, choices: tuple[str, ...] = YES_OR_NO) -> Question:
     asks_for_yes = choices == YES_OR_NO and phrasing.instruction
     return Question(f"{text} {phrasing.instruction}" if asks_for_yes else text, answer, choices)

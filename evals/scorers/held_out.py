@@ -24,8 +24,8 @@ def check_held_out(judge: Scorer, rewards: Scorer, where: str) -> None:
             if mine == other:
                 called = f"reward {name!r}" if name else "the reward"
                 raise UserError(
-                    f"{where}: looks at pictures with the same as {called} ({judge.identity['name']}), so it is held out "
-                    "from nothing; choose another detector or model"
+                    f"{where}: looks at pictures with the same as {called} ({judge.identity['name']}), so it is held "
+                    "out from nothing; choose another detector or model"
                 )
 
 

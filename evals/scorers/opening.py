@@ -16,6 +16,7 @@ from evals.scorers.prompts import ScoredPrompt
 if TYPE_CHECKING:
     import torch
 
+    from evals.detectors.detection import Detector
     from evals.scorers.scorer import Scorer
     from evals.scorers.weighted import WeightedScorer
 
@@ -50,7 +51,11 @@ def open_scorer(
     """
     check_there(config, where)
     if config.kind == "rules":
-        return _rules(config, prompts, where, device)
+        from evals.scorers.rules import RulesScorer
+
+        detector = open_rules_detector(config, where, device)
+        with refusing(where, UserError):
+            return RulesScorer(detector, prompts, config.graded)
     if config.kind == "legibility":
         return _legibility(config, prompts, where)
     from common.models.weight_files import resolve_folder
@@ -96,17 +101,15 @@ def _legibility(config: ScorerConfig, prompts: Sequence[ScoredPrompt], where: st
         return LegibilityScorer(reader, prompts)
 
 
-def _rules(
-    config: ScorerConfig, prompts: Sequence[ScoredPrompt], where: str, device: torch.device | str
-) -> Scorer:
+def open_rules_detector(config: ScorerConfig, where: str, device: torch.device | str) -> Detector:
+    """The detector of a scorer of kind `rules`; errors as of `open_scorer`."""
     from evals.geneval.detections import check_opened
-    from evals.scorers.rules import RulesScorer
 
+    check_there(config, where)
     with refusing(f"{where}: detector", UserError):
         detector = open_detector(str(config.detector), config.color_clip, device)
         check_opened(detector, config.detector)
-    with refusing(where, UserError):
-        return RulesScorer(detector, prompts, config.graded)
+    return detector
 
 
 def _require(needs: Iterable[Need], where: str) -> None:

@@ -1,8 +1,8 @@
 """Questions to a model that looks at pictures, as a scorer: by any LLaVA-style folder, our own understanding model too.
 
 What is notable here: nothing is written by the model. The logits of its answer's first token tell which of the choices
-it gives, and how likely each is; if that token begins none of them, greedy decoding would have answered otherwise, which
-is counted, and past `NEITHER` of all answers the model is refused as a judge.
+it gives, and how likely each is; if that token begins none of them, greedy decoding would have answered otherwise,
+which is counted, and past `NEITHER` of all answers the model is refused as a judge.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evals.scorers.asked import Phrasing, Question, questions_of
 from evals.scorers.prompts import ScoredPrompt
 from evals.scorers.scorer import as_rgb
 from understanding.chat.decoding import Decoding
-from understanding.chat.model import ChatModel, load
+from understanding.chat.model import load
 
 if TYPE_CHECKING:
     from understanding.chat.prompt import Prompt
@@ -79,12 +79,18 @@ class QuestionsScorer:
             for question in questions_of(prompt, phrasing):
                 self._first_tokens(question.choices)
         with refusing(f"{source}: cannot answer a question about a blank picture"):
-            blank = self._prompt(Image.new("RGB", (BLANK, BLANK), "white"), Question("Is this a picture?", "yes"))
+            blank = self._prompt(
+                Image.new("RGB", (BLANK, BLANK), "white"), Question("Is this a picture?", "yes")
+            )
             self.chat.first_logits([blank])
 
     def score(self, prompt: ScoredPrompt, pictures: Sequence[Image.Image]) -> list[float]:
         questions = questions_of(prompt, self.phrasing)
-        asked = [(question, self._prompt(picture, question)) for picture in as_rgb(pictures) for question in questions]
+        asked = [
+            (question, self._prompt(picture, question))
+            for picture in as_rgb(pictures)
+            for question in questions
+        ]
         found: list[float] = []
         for first in range(0, len(asked), self.batch_size):
             found += self._answer(asked[first : first + self.batch_size])
@@ -114,8 +120,8 @@ class QuestionsScorer:
         if self.neither > NEITHER * max(self.asked, FEW):
             (text,) = self.chat.answer_prompts([prompt], FIRST)
             raise UserError(
-                f"{self.source}: {self.neither} of {self.asked} answers are none of the choices, such as {shown(text)} to "
-                f"{shown(question.text)} ({' or '.join(question.choices)}); over {NEITHER:.0%} it is no judge"
+                f"{self.source}: {self.neither} of {self.asked} answers are none of the choices, such as {shown(text)} "
+                f"to {shown(question.text)} ({' or '.join(question.choices)}); over {NEITHER:.0%} it is no judge"
             )
 
     def _prompt(self, picture: Image.Image, question: Question) -> Prompt:
@@ -133,8 +139,8 @@ class QuestionsScorer:
                 for other in range(place):
                     if set(of_choice) & set(tokens[other]):
                         raise UserError(
-                            f"{self.source}: {choices[other]!r} and {choices[place]!r} begin alike for this model's text "
-                            "tokenizer, so its answer's first token does not tell them apart"
+                            f"{self.source}: {choices[other]!r} and {choices[place]!r} begin alike for this model's "
+                            "text tokenizer, so its answer's first token does not tell them apart"
                         )
             self._tokens[choices] = tokens
         return self._tokens[choices]
