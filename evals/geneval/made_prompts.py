@@ -17,11 +17,18 @@ from functools import partial
 from itertools import permutations, product
 from pathlib import Path
 
+import numpy as np
+
+from common.benchmark_prompts import hashed, known_hashes
 from common.command import described_parser, positive, whole_number
 from common.errors import UserError, run_cli
+from common.files import write_text
+from common.text import read_lines
+from evals.detectors.coco_classes import CLASSES, COLORS
 from evals.geneval import phrasing
 from evals.geneval.phrasing import IRREGULAR, NUMBERS
 from evals.geneval.rules import RELATIONS, TAGS, Metadata
+from evals.scorers.prompts import ScoredPrompt, barred_prompts
 
 COUNTS = (2, 3, 4)  # GenEval's
 PAIRS = tuple(name for name, plural in IRREGULAR.items() if name == plural and name != "sheep")
@@ -61,30 +68,27 @@ def made_prompts(
     per_tag: int,
     seed: int,
     *,
-    classes: Sequence[str],
-    colors: Sequence[str],
+    classes: Sequence[str] = CLASSES,
+    colors: Sequence[str] = COLORS,
     counts: Sequence[int] = COUNTS,
     relations: Sequence[str] = RELATIONS,
     without: Collection[str] = (),
-) -> list[Metadata]:
-    """As many prompts of each tag as are asked for, or as there are, in the order of `TAGS`.
+) -> list[ScoredPrompt]:
+    """As many prompts of each tag as are asked for, or as there are, in the order of `TAGS`; none of a benchmark.
 
     Args:
-        without: hashes (`benchmark_prompts.hashed`) of prompts that are left out.
+        without: hashes (`benchmark_prompts.hashed`) of further prompts that are left out.
     """
-    import numpy as np
-
-    from common.benchmark_prompts import hashed
-
-    chosen: list[Metadata] = []
+    barred = {*known_hashes(), *without}
+    chosen: list[ScoredPrompt] = []
     for place, tag in enumerate(TAGS):
         pool = all_prompts(tag, classes, colors, counts, relations)
         order = iter(np.random.default_rng([seed, place]).permutation(len(pool)))
-        found: list[Metadata] = []
+        found: list[ScoredPrompt] = []
         while len(found) < per_tag and (index := next(order, None)) is not None:
-            prompt = pool[index]()
-            if hashed(str(prompt["prompt"])) not in without:
-                found.append(prompt)
+            metadata = pool[index]()
+            if hashed(text := str(metadata["prompt"])) not in barred:
+                found.append(ScoredPrompt(text, metadata, f"{tag} made by rule"))
         chosen += found
     return chosen
 
@@ -124,10 +128,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
-    from common.files import write_text
-    from evals.detectors.coco_classes import CLASSES, COLORS
-    from evals.scorers.prompts import barred_prompts
-
     if arguments.out.exists():
         raise UserError(f"{arguments.out}: is there already; choose another file, or remove it")
     made = made_prompts(
@@ -141,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if not made:
         raise UserError(f"{arguments.out}: no prompts are left of these classes")
-    write_text(arguments.out, "".join(json.dumps(one) + "\n" for one in made))
-    each = {tag: sum(one["tag"] == tag for one in made) for tag in TAGS}
+    write_text(arguments.out, "".join(json.dumps(one.metadata) + "\n" for one in made))
+    each = {tag: sum(one.metadata["tag"] == tag for one in made) for tag in TAGS}
     print(
         f"{arguments.out}: {len(made)} prompts: {', '.join(f'{tag} {count}' for tag, count in each.items())}"
     )
@@ -156,8 +156,6 @@ def _names(path: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or names nothing.
     """
-    from common.text import read_lines
-
     names = list(dict.fromkeys(line.strip() for _, line in read_lines(path) if line.strip()))
     if not names:
         raise UserError(f"{path}: no names of classes")

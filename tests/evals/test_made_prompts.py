@@ -124,22 +124,21 @@ def test_articles_and_plurals() -> None:
 
 
 def test_as_many_of_each_tag_as_asked_for_and_none_of_a_benchmark() -> None:
-    known = known_hashes()
-    same = {"classes": CLASSES, "colors": COLORS, "without": known}
-    made = made_prompts(60, 3, **same)  # type: ignore[arg-type]
-    assert Counter(one["tag"] for one in made) == dict.fromkeys(TAGS[1:], 60) | (
-        {"single_object": found} if (found := sum(one["tag"] == TAGS[0] for one in made)) else {}
-    )
-    assert found == 0  # GenEval asks for each of the 80 alone
-    texts = [str(one["prompt"]) for one in made]
-    assert len(set(texts)) == len(texts) and not {hashed(text) for text in texts} & known.keys()
-    assert made == made_prompts(60, 3, **same) != made_prompts(60, 4, **same)  # type: ignore[arg-type]
-    assert made_prompts(20, 3, **same)[:20] == made[:20]  # type: ignore[arg-type]
-    assert not any(
-        "skis" in text or "scissors" in text
-        for one, text in zip(made, texts, strict=True)
-        if one["tag"] == "counting"
-    )
+    made = made_prompts(60, 3)
+    # GenEval asks for each of the 80 classes alone.
+    assert Counter(one.metadata["tag"] for one in made) == dict.fromkeys(TAGS[1:], 60)
+    texts = [one.text for one in made]
+    assert len(set(texts)) == len(texts) and not {hashed(text) for text in texts} & known_hashes().keys()
+    assert all(one.text == one.metadata["prompt"] for one in made)
+    assert made == made_prompts(60, 3) != made_prompts(60, 4)
+    few = made_prompts(20, 3)  # a beginning of those, tag by tag
+    assert few == [one for place, one in enumerate(made) if place % 60 < 20]
+    barred = {hashed(text) for text in texts}
+    assert not {hashed(one.text) for one in made_prompts(60, 3, without=barred)} & barred
+    counted = {
+        wish["class"] for one in made if one.metadata["tag"] == "counting" for wish in one.metadata["include"]
+    }
+    assert len(counted) > 30 and not counted & {"skis", "scissors"}
 
 
 def test_the_command_writes_what_scorers_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
