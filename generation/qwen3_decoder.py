@@ -54,8 +54,8 @@ class Decoder:
 
     @torch.no_grad()
     def refresh(self, model: Any) -> None:
-        """Take over the weights as they are now. Memory stays what it was, so that a recorded graph stays right; on a CPU
-        the repacked weights are made anew, one product after the other.
+        """Take over the weights as they are now. Memory stays what it was, so that a recorded graph stays right; on a
+        CPU the repacked weights are made anew, one product after the other.
 
         Raises:
             ValueError: another model than the decoder was made of, or one whose weights have moved since.

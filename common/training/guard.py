@@ -57,8 +57,8 @@ class GuardConfig:
 class Guard:
     """Watches the steps of a run's engines.
 
-    Each step: `start_step`, for each micro-step `see` (and `veto` before the backward pass), then `end_step`. A step that
-    updates its weights several times says `end_update` after each but the last.
+    Each step: `start_step`, for each micro-step `see` (and `veto` before the backward pass), then `end_step`. A step
+    that updates its weights several times says `end_update` after each but the last.
 
     Args:
         engines: DeepSpeed engines by name, as in the run's checkpoints; the first one's dropped steps are those of the
