@@ -26,7 +26,7 @@ from common.errors import UserError, refusing
 from common.files import remove_folder, whole_file, write_json, write_png, write_text
 from common.sheets import contact_sheet
 from common.text import read_json_lines
-from evals.answers import Answers, answer_key
+from evals.answers import Answers, answer_key, essential
 from evals.scorers.best_of import ranked
 from evals.scorers.prompts import ScoredPrompt
 from evals.scorers.scorer import Scorer
@@ -94,7 +94,7 @@ def choose(
     """
     folder, others = choice.folder, choice.folder / OTHERS
     drawn = settings_of(generator, drawing, drawing.sampling(generator.sampling), source)
-    settings = {**drawn, CHOSEN: json.loads(json.dumps(scorer.identity))}
+    settings = {**drawn, CHOSEN: essential(scorer.identity)}
     if not choice.overwrite:
         compare_settings(folder, settings)
     texts = [prompt.text for prompt in prompts]
@@ -211,7 +211,9 @@ def _choose(
 
 
 def _key(scorer: Scorer, prompt: ScoredPrompt, picture: Any) -> str:
-    return answer_key(json.dumps(scorer.identity, sort_keys=True), [picture], [prompt.metadata], {})
+    return answer_key(
+        json.dumps(essential(scorer.identity), sort_keys=True), [picture], [prompt.metadata], {}
+    )
 
 
 def _read_rows(path: Path) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.errors import UserError
+from evals.answers import essential
 from evals.scorers.scorer import Scorer
-
-PLACES = ("source", "clip")  # where weights lie changes nothing: they have their hashes
 
 
 def check_held_out(judge: Scorer, rewards: Scorer, where: str) -> None:
@@ -18,8 +16,8 @@ def check_held_out(judge: Scorer, rewards: Scorer, where: str) -> None:
     Args:
         where: the judge's place, which the error begins with.
     """
-    theirs = dict(_eyes("", rewards.identity))
-    for _, mine in _eyes("", judge.identity):
+    theirs = dict(_eyes("", essential(rewards.identity)))
+    for _, mine in _eyes("", essential(judge.identity)):
         for name, other in theirs.items():
             if mine == other:
                 called = f"reward {name!r}" if name else "the reward"
@@ -29,10 +27,9 @@ def check_held_out(judge: Scorer, rewards: Scorer, where: str) -> None:
                 )
 
 
-def _eyes(name: str, identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a scorer, or each part of a weighted one, looks with: by name, as JSON."""
+def _eyes(name: str, identity: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a scorer, or each part of a weighted one, looks with, by name."""
     for part, stated in identity.get("parts", {}).items():
         yield from _eyes(part, stated)
     if "by" in identity:
-        seen = {key: value for key, value in identity["by"].items() if key not in PLACES}
-        yield name, json.dumps(seen, sort_keys=True, default=str)
+        yield name, identity["by"]

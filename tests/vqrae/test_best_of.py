@@ -257,6 +257,8 @@ def test_clip_chooses(call: Callable[..., int], tmp_path: Path) -> None:
     clip = tiny_detector.write_clip(tmp_path / "clip")
     assert call("a cat", "--best-of", "3", "--judge", f"clip:{clip}") == 0
     assert len(rows(tmp_path / "out")[0]["scores"]) == 3
+    moved = clip.rename(tmp_path / "moved")
+    assert call("a dog", "--best-of", "3", "--judge", f"clip:{moved}") == 0
 
 
 @pytest.mark.slow
