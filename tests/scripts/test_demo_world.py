@@ -15,9 +15,10 @@ import pytest
 
 from common.errors import UserError
 from evals.detectors import world_shapes
+from evals.geneval.phrasing import position
 from evals.geneval.rules import relations
 from scripts.demo import make_world, questions, scenes, world
-from scripts.demo.captions import all_prompts, captions, held_out, holds, position, training_prompts
+from scripts.demo.captions import all_prompts, captions, held_out, holds, training_prompts
 
 SEED = 7  # that of `many_scenes` and `world_folder` too
 
