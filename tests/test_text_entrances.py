@@ -124,10 +124,10 @@ def prompts(root: Path, name: str, content: bytes) -> str:
 
 
 def tuning(root: Path, name: str, content: bytes) -> str:
-    from evals.tuning.prompts import read_tuning_prompts
+    from evals.scorers.prompts import read_scored_prompts
 
     (root / name).write_bytes(content)
-    (found,) = read_tuning_prompts(root / name, [])
+    (found,) = read_scored_prompts(root / name, [])
     return found.text
 
 

@@ -6,9 +6,11 @@
 Every combination of --cfg-scale and --temperature draws the same few prompts; the best third goes on with more of them,
 and the best third of these with all. The settings of MODEL's folder take part to the end. Scorers:
 
-    clip         similarity of picture and prompt, by a CLIP (--clip)
-    world, ...   GenEval's rules on what a detector finds, any that run_geneval.sh takes; FILE.jsonl then has GenEval's
-                 metadata
+    clip             similarity of picture and prompt, by a CLIP (--clip)
+    world, ...       GenEval's rules on what a detector finds, any that run_geneval.sh takes; FILE.jsonl then has
+                     GenEval's metadata
+    questions:MODEL  what a LLaVA-style folder answers about the pictures: see docs/generation.md
+    legibility       how much of a prompt's `text` can be read in the picture; FILE.jsonl then has it
 
 Prompts of GenEval and DPG-Bench are refused, and those of --held-out: their figures would tell nothing afterwards. DIR
 keeps the scores, so that a call that was stopped goes on where it was, and receives tuning.json, all trials with their
@@ -29,16 +31,16 @@ from common.command import add_batch_size, add_device, positive
 from common.errors import UserError
 from common.models.run_folder import model_of
 from common.outputs import add_overwrite, claim_folder
+from evals.detectors.opening import CLIP
 from generation.drawing import DTYPES, check_seed, option_error
 
 if TYPE_CHECKING:
-    from evals.tuning.prompts import TuningPrompt
-    from evals.tuning.scorers import Scorer
+    from evals.scorers.prompts import ScoredPrompt
+    from evals.scorers.scorer import Scorer
     from evals.tuning.search import Trial
     from generation.generator import Generator
 
 HELP = "find the guidance and the temperature that a generator draws best with"
-CLIP = "openai/clip-vit-large-patch14"
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 BAR = 40  # letters of the longest bar in the table
@@ -50,7 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line, or .jsonl"
     )
     parser.add_argument(
-        "--scorer", required=True, metavar="NAME", help="clip, or a detector as run_geneval.sh's --detector"
+        "--scorer",
+        required=True,
+        metavar="NAME",
+        help="clip, a detector as of run_geneval.sh, questions:MODEL, legibility",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for scores and results"
@@ -83,11 +88,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Raises `UserError` for whatever cannot be used, before anything is drawn."""
-    from evals.tuning.prompts import read_tuning_prompts
+    from evals.scorers.prompts import read_scored_prompts
 
     if not Path(arguments.model).is_dir():
         raise UserError(f"{arguments.model}: no such folder")
-    prompts = read_tuning_prompts(arguments.prompts, arguments.held_out, arguments.limit)
+    prompts = read_scored_prompts(arguments.prompts, arguments.held_out, arguments.limit)
     tried = _tried(arguments)
     claim_folder(arguments.out, ("tuning.json", "identity.json", "scores"), arguments.overwrite)
 
@@ -146,17 +151,18 @@ def _tried(arguments: argparse.Namespace) -> list[tuple[float, float]]:
     return [(scale, temperature) for scale in arguments.cfg_scale for temperature in arguments.temperature]
 
 
-def _scorer(arguments: argparse.Namespace, prompts: Sequence[TuningPrompt], device: Any) -> Scorer:
-    from common.models.weight_files import resolve_folder
-    from evals.detectors.opening import detector_needs, open_detector
-    from evals.preflight import require
-    from evals.tuning.scorers import ClipScorer, DetectorScorer
+def _scorer(arguments: argparse.Namespace, prompts: Sequence[ScoredPrompt], device: Any) -> Scorer:
+    from evals.scorers.config import OF_KIND
+    from evals.scorers.naming import scorer_named
+    from evals.scorers.opening import open_scorer
 
-    if arguments.scorer == "clip":
-        return ClipScorer(resolve_folder(arguments.clip), device)
-    require("tune-sampling", detector_needs(arguments.scorer, arguments.clip))
-    detector = open_detector(arguments.scorer, arguments.clip, device)
-    return DetectorScorer(detector, prompts, arguments.prompts)
+    name = arguments.scorer
+    if name.partition(":")[0] not in OF_KIND:
+        name = f"rules:{name}"  # a detector
+    elif name == "clip":
+        name = f"clip:{arguments.clip}"
+    config = scorer_named(name, "--scorer", arguments.clip)
+    return open_scorer(config, prompts, "--scorer", device)
 
 
 def _report(

@@ -67,8 +67,12 @@ def check_architecture(
         UserError: one of them differs.
     """
     for field, value in stated.items():
-        found = getattr(config, field, None)
-        found = found[0] if isinstance(found, (list, tuple)) else found
+        rotations = getattr(config, "rope_parameters", None) or {}  # where transformers keeps `rope_theta`
+        found = getattr(config, field, rotations.get(field))
+        if isinstance(value, (list, tuple)):
+            value, found = list(value), list(found) if isinstance(found, (list, tuple)) else found
+        elif isinstance(found, (list, tuple)) and value is not None:
+            found = found[0]  # a square by its sides
         if found != value:
             raise UserError(
                 f"{source}: {path}{field}: the recipe states {value!r}, the checkpoint has {found!r}"

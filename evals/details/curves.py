@@ -90,7 +90,7 @@ def half_left(levels: Sequence[float], means: Sequence[float]) -> float | None:
 
 
 def scores_of(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, float]:
-    """DetailTest -> measure -> curve, of one source, as scores: `text_read`, and `text_read_half` where there is one."""
+    """Test -> measure -> curve, of one source, as scores: `text_read`, and `text_read_half` where there is one."""
     scores = {}
     for test, measures in curves.items():
         for measure, found in measures.items():

@@ -14,25 +14,29 @@ if TYPE_CHECKING:
     from evals.detectors.detection import Detector
 
 ORIGINAL, WORLD = "mask2former", "world"
+CLIP = "openai/clip-vit-large-patch14"
+"""Names colours, as in GenEval's own code."""
+OPTIONS = ("--detector", "--clip")
 
 
-def detector_needs(name: str, clip: str) -> list[Need]:
+def detector_needs(name: str, clip: str, options: tuple[str, str] = OPTIONS) -> list[Need]:
     """For preflight.
 
     Args:
         name: `mask2former`, the original's; `world`; or a checkpoint of mmdetection's, a folder or a hub id.
         clip: folder or hub id of what names colours.
+        options: what the two are called where they are given.
     """
     if name == WORLD:
         return []
     model = ("config.json", "model.safetensors")
     words = (*model, "preprocessor_config.json", "tokenizer.json")
-    colors = hub_files(clip, words, "the weights that name colours", "--clip")
+    colors = hub_files(clip, words, "the weights that name colours", options[1])
     if name == ORIGINAL:
-        return [original.need("--detector"), colors]
+        return [original.need(options[0]), colors]
     if name.endswith(".pth"):
-        return [file(name, "the detector's weights", "set --detector to mmdetection's checkpoint"), colors]
-    return [hub_files(name, model, "the detector's weights", "--detector"), colors]
+        return [file(name, "the detector's weights", f"set {options[0]} to mmdetection's checkpoint"), colors]
+    return [hub_files(name, model, "the detector's weights", options[0]), colors]
 
 
 def open_detector(name: str, clip: str, device: torch.device | str) -> Detector:

@@ -24,7 +24,7 @@ from common.errors import UserError, refusing
 from common.files import write_text
 from evals.detectors.detection import Detection, Detector
 from evals.geneval.prompts import Picture, Prompt
-from evals.geneval.rules import judge
+from evals.geneval.rules import Metadata, judge
 
 BLANK = 64  # px
 
@@ -51,16 +51,21 @@ def check_opened(detector: Detector, where: object) -> None:
 def check_vocabulary(detector: Detector, prompts: Sequence[Prompt]) -> None:
     """Raises `UserError` if a prompt asks for a class or a colour that the detector never reports."""
     for prompt in prompts:
-        for wish in (*prompt.metadata.get("include", ()), *prompt.metadata.get("exclude", ())):
-            for kind, name, known in (
-                ("class", wish["class"], detector.classes),
-                ("color", wish.get("color"), detector.colors),
-            ):
-                if name is not None and name not in known:
-                    raise UserError(
-                        f"prompt {prompt.number}: {kind}: the detector {detector.identity['name']} does not know "
-                        f"{name!r}; it knows {', '.join(known)}"
-                    )
+        check_known(detector, prompt.metadata, f"prompt {prompt.number}")
+
+
+def check_known(detector: Detector, metadata: Metadata, where: str) -> None:
+    """`check_vocabulary` of one prompt; `where` is what an error begins with."""
+    for wish in (*metadata.get("include", ()), *metadata.get("exclude", ())):
+        for kind, name, known in (
+            ("class", wish["class"], detector.classes),
+            ("color", wish.get("color"), detector.colors),
+        ):
+            if name is not None and name not in known:
+                raise UserError(
+                    f"{where}: {kind}: the detector {detector.identity['name']} does not know {name!r}; it knows "
+                    f"{', '.join(known)}"
+                )
 
 
 def detect_waiting(detector: Detector, pictures: Sequence[Picture], folder: Path) -> None:

@@ -56,9 +56,7 @@ def judge(metadata: Metadata, detections: Iterable[Detection], max_overlap: floa
     Raises:
         ValueError: metadata that states no rules, or a colour is asked for that no detection names.
     """
-    _check(metadata)
-    threshold = COUNTING_THRESHOLD if metadata["tag"] == "counting" else THRESHOLD
-    kept = keep(detections, threshold, max_overlap)
+    kept = kept_for(metadata, detections, max_overlap)
     reasons: list[str] = []
     groups: list[Sequence[Detection] | None] = []  # what each wish found; None where it failed
     for wish in metadata.get("include", ()):
@@ -71,6 +69,15 @@ def judge(metadata: Metadata, detections: Iterable[Detection], max_overlap: floa
         if found >= wish["count"]:
             reasons.append(f"expected {wish['class']}<{wish['count']}, found {found}")
     return Verdict(correct=not reasons, reasons=tuple(reasons), kept=kept)
+
+
+def kept_for(
+    metadata: Metadata, detections: Iterable[Detection], max_overlap: float = MAX_OVERLAP
+) -> dict[str, tuple[Detection, ...]]:
+    """`keep` by the threshold of a prompt's tag; raises `ValueError` for metadata that states no rules."""
+    _check(metadata)
+    threshold = COUNTING_THRESHOLD if metadata["tag"] == "counting" else THRESHOLD
+    return keep(detections, threshold, max_overlap)
 
 
 def keep(
@@ -175,7 +182,7 @@ def _problems(
     if len(group) < count:
         return [f"expected {name}>={count}, found {len(group)}"]
     if "color" in wish:
-        colors = [_color(one) for one in group]
+        colors = [color_of(one) for one in group]
         if colors.count(wish["color"]) < count:
             others = ", ".join(f"{colors.count(color)} {color}" for color in sorted(set(colors)))
             return [f"expected {wish['color']} {name}>={count}, found {others}"]
@@ -193,7 +200,8 @@ def _problems(
     return []
 
 
-def _color(detection: Detection) -> str:
+def color_of(detection: Detection) -> str:
+    """The name of its colour, found where it is not known yet; raises `ValueError` where there is none."""
     color = detection.color
     if color is None:
         raise ValueError(

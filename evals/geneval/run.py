@@ -29,13 +29,13 @@ from common.command import positive
 from common.errors import run_cli
 from evals import drawing
 from evals.command import claim_output, spread
+from evals.detectors.opening import CLIP
 
 if TYPE_CHECKING:
     from evals.geneval.prompts import Picture, Prompt
 
 WRITES = ("verdicts.jsonl", "page.html", "thumbnails", "detections", "pictures")
 LAYOUT = "NNNNN/samples/NNNN.png, as the original's"
-CLIP = "openai/clip-vit-large-patch14"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from common.errors import UserError, refusing
 from common.files import write_json
-from evals.tuning.prompts import TuningPrompt
-from evals.tuning.scorers import Scorer
+from evals.scorers.prompts import ScoredPrompt
+from evals.scorers.scorer import Scorer
 from generation.generator import Generator
 from generation.sampling import Sampling
 from generation.sampling_file import as_json
@@ -36,7 +36,7 @@ class KeptScores:
         folder: Path,
         generator: Generator,
         scorer: Scorer,
-        prompts: Sequence[TuningPrompt],
+        prompts: Sequence[ScoredPrompt],
         n: int,
         seed: int,
         batch_size: int,
@@ -87,7 +87,7 @@ class KeptScores:
         write_json(path, {"sampling": settings, "prompts": list(numbers), "scores": scores})
         return scores
 
-    def _draw(self, prompts: Sequence[TuningPrompt], sampling: Sampling) -> list[float]:
+    def _draw(self, prompts: Sequence[ScoredPrompt], sampling: Sampling) -> list[float]:
         texts = [prompt.text for prompt in prompts]
         drawn = self.generator.generate(
             texts, self.n, seed=self.seed, sampling=sampling, batch_size=self.batch_size

@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_generator
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from common import benchmark_prompts
-from common.benchmark_prompts import hashed, known_hashes
-from common.errors import UserError, run_cli
+from common.errors import run_cli
+from evals.scorers.prompts import ScoredPrompt
 from evals.tuning import kept_scores
-from evals.tuning.prompts import TuningPrompt, read_tuning_prompts
-from evals.tuning.scorers import ClipScorer, DetectorScorer
 from evals.tuning.search import budget, difference, rounds, search
 from generation.generator import Generator
 from generation.model_folder import load_generator
@@ -74,83 +71,6 @@ def test_rounds_grow_and_are_spread(count: int) -> None:
         assert all(any(first <= one < first + 20 for one in parts[0]) for first in range(0, 100, 20))
 
 
-# ---- prompts ---------------------------------------------------------------------------------------------
-
-
-def test_benchmarks_are_refused_however_they_are_written(tmp_path: Path) -> None:
-    assert len(known_hashes()) == 553 + 1065
-    path = tmp_path / "prompts.txt"
-    for text in ("a photo of a bench", "  A Photo of a  BENCH. ", "a photo of two clocks"):
-        path.write_text(f"a fine prompt\n{text}\n")
-        with pytest.raises(UserError, match="is a prompt of GenEval: tune on others"):
-            read_tuning_prompts(path, [])
-    path.write_text("a photo of a bench on the moon\na photo of a bench on the moon\n\nfine\n")
-    assert [one.text for one in read_tuning_prompts(path, [])] == ["a photo of a bench on the moon", "fine"]
-    other = tmp_path / "other.jsonl"
-    other.write_text('{"prompt": "Fine!"}\n')
-    with pytest.raises(UserError, match=r"'fine' is a prompt of .*other.jsonl"):
-        read_tuning_prompts(path, [other])
-
-
-def test_the_table_is_made_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_prompts, "KNOWN", tmp_path / "known.json")
-    (tmp_path / "a.txt").write_text("one\ntwo\n")
-    benchmark_prompts.main([f"A={tmp_path / 'a.txt'}"])
-    assert known_hashes() == {hashed("one"): "A", hashed("two"): "A"}
-
-
-# ---- scorers ---------------------------------------------------------------------------------------------
-
-
-def circle(color: str) -> TuningPrompt:
-    include = [{"class": "circle", "count": 1, "color": color}]
-    text = f"a photo of a {color} circle"
-    return TuningPrompt(text, {"tag": "colors", "include": include, "prompt": text})
-
-
-def test_a_detector_scores_by_the_rules() -> None:
-    from evals.detectors.world import WorldDetector
-
-    page = Image.new("RGB", (32, 32), (200, 200, 200))
-    ImageDraw.Draw(page).ellipse((10, 10, 21, 21), fill=(220, 30, 30))
-    asked = [circle("red"), circle("blue")]
-    scorer = DetectorScorer(WorldDetector(), asked, Path("p"))
-    assert [scorer.score(one, [page]) for one in asked] == [[1.0], [0.0]]
-    with pytest.raises(UserError, match="does not know 'dog'"):
-        dog = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}
-        DetectorScorer(WorldDetector(), [TuningPrompt("a dog", dog)], Path("p"))
-    with pytest.raises(UserError, match="p: 'a dog': no GenEval metadata"):
-        DetectorScorer(WorldDetector(), [TuningPrompt("a dog", {"prompt": "a dog"})], Path("p"))
-
-
-def test_clip_scores_by_similarity(tmp_path: Path) -> None:
-    """Random weights, but the library's own similarity."""
-    import torch
-    from text_tokenizers import qwen_text_tokenizer
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
-
-    text_tokenizer = qwen_text_tokenizer()
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    words = {**size, "vocab_size": len(text_tokenizer), "eos_token_id": text_tokenizer.eos_token_id}
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=words, vision_config={**size, "image_size": 16, "patch_size": 8})
-    model = CLIPModel(config)
-    model.save_pretrained(tmp_path / "clip")
-    pictures = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(pictures, text_tokenizer).save_pretrained(tmp_path / "clip")
-    scorer = ClipScorer(tmp_path / "clip", torch.device("cpu"))
-    shown = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
-    found = scorer.score(TuningPrompt("a circle", {}), shown)
-    inputs = CLIPProcessor(pictures, text_tokenizer)(text=["a circle"], images=shown, return_tensors="pt")
-    with torch.no_grad():
-        expected = model.eval()(**inputs).logits_per_image[:, 0] / model.logit_scale.exp()
-    torch.testing.assert_close(torch.tensor(found), expected.clamp_min(0))
-    assert found[0] != found[1] or max(found) == 0
-    tiny_generator.write_vqrae(tmp_path / "vqrae")
-    with pytest.raises(UserError, match="model_type: expected 'clip', found 'vqrae'"):
-        ClipScorer(tmp_path / "vqrae", torch.device("cpu"))
-
-
 # ---- the command -----------------------------------------------------------------------------------------
 
 
@@ -161,7 +81,7 @@ class Likeness:
     def identity(self) -> dict[str, Any]:
         return {"name": "likeness"}
 
-    def score(self, prompt: TuningPrompt, pictures: Sequence[Image.Image]) -> list[float]:
+    def score(self, prompt: ScoredPrompt, pictures: Sequence[Image.Image]) -> list[float]:
         pixels = np.stack([np.asarray(one, np.float64) for one in pictures])
         return [1 - float(apart) for apart in abs(pixels - pixels.mean(0)).mean((1, 2, 3)) / 255]
 
@@ -204,9 +124,12 @@ def test_what_is_found_is_written_and_drawn_with(
     assert "tune-sampling" in after.origin and "4 prompts of p.txt" in after.origin
     assert after.model.generation_config.temperature == after.sampling.temperature
     generator = Generator.from_pretrained(str(tmp_path / "model"))
-    scores = [Likeness().score(circle("red"), row) for row in generator.generate(["a cat", "a dog"], 2)]
+    scores = [
+        Likeness().score(ScoredPrompt("a red circle", {}), row)
+        for row in generator.generate(["a cat", "a dog"], 2)
+    ]
     drawn = kept_scores.KeptScores(
-        tmp_path / "again", generator, Likeness(), [TuningPrompt(t, {}) for t in ("a cat", "a dog")],
+        tmp_path / "again", generator, Likeness(), [ScoredPrompt(t, {}) for t in ("a cat", "a dog")],
         2, 0, 4, lambda _: None,
     ).measure(after.sampling, [0, 1])  # fmt: skip
     assert drawn == pytest.approx([sum(one) / 2 for one in scores])
