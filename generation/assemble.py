@@ -15,9 +15,9 @@ from common.models.strict_loading import check_architecture
 from common.models.vqrae import VQRAE
 from common.models.vqrae_loading import load_vqrae, vqrae_on_meta
 from common.models.weight_files import resolve_folder, state_sha256
-from common.training.engine import deepspeed_config, start_engine
+from common.training.engine import BatchConfig, EngineConfig, deepspeed_config, start_engine
 from common.training.optim import constant_factor, cosine_factor, parameter_groups, with_muon
-from generation.config import MARKS, GenerationConfig, ModelConfig
+from generation.config import MARKS, GenerationConfig, ModelConfig, OptimizerConfig
 from generation.model_folder import GeneratorFolder, load_generator
 from generation.objective import NextCode
 from generation.sampling_file import OF_A_RECIPE
@@ -105,12 +105,18 @@ def _language_model(config: ModelConfig) -> tuple[Any, Any]:
 
 def start_generator(model: NextCode, config: GenerationConfig) -> Any:
     """The engine around the language model with its loss."""
-    rates = config.optimizer
-    settings = deepspeed_config(config.engine, config.batch, dist.world(), rates.adamw.max_grad_norm)
+    return start_language_model(model, config.optimizer, config.engine, config.batch, config.steps)
+
+
+def start_language_model(
+    model: Any, rates: OptimizerConfig, engine: EngineConfig, batch: BatchConfig, steps: int
+) -> Any:
+    """The engine around a module whose `language_model` learns."""
+    settings = deepspeed_config(engine, batch, dist.world(), rates.adamw.max_grad_norm)
 
     def schedule(group: dict[str, Any]) -> Callable[[int], float]:
         if rates.schedule == "cosine":
-            return cosine_factor(rates.lr, 0.0, rates.warmup_steps, config.steps)
+            return cosine_factor(rates.lr, 0.0, rates.warmup_steps, steps)
         return constant_factor(rates.warmup_steps)
 
     groups = parameter_groups("generator", [model], rates.lr, rates.adamw.weight_decay)

@@ -7,7 +7,8 @@ and v are one product, so are gate and up. Only the head's rows of the codes are
 a CPU the weights are repacked once into oneDNN's blocked layout, without which a product of a few rows runs at a third
 of the memory's bandwidth.
 
-The weights of the layers are copied (fused, and repacked on a CPU): a decoder does not follow later training.
+The weights of the layers are copied (fused, and repacked on a CPU): a decoder does not follow later training until
+`refresh` copies them again, into the same memory.
 
 Legend: R rows (sequences), S new tokens of each, T slots of the cache, d width, H query heads, KV key heads, G = H / KV
 query heads that share a key head, c width of a head, K codes.
@@ -15,14 +16,14 @@ query heads that share a key head, c width of a head, K codes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Product = Callable[[Tensor], Tensor]
+Parts = Callable[[], Sequence[Tensor | None]]
 
 
 class Decoder:
@@ -39,6 +40,7 @@ class Decoder:
     def __init__(self, model: Any, head_rows: slice) -> None:
         config = model.config
         _check(config)
+        self.model = model
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_width: int = config.head_dim
         self.eps: float = config.rms_norm_eps
@@ -48,7 +50,21 @@ class Decoder:
         self.activation: Any = model.model.layers[0].mlp.act_fn
         with torch.no_grad():
             self.layers = [_Layer(layer, self.heads, self.key_heads) for layer in model.model.layers]
-            self.head = _product([model.lm_head.weight[head_rows]], [None])
+            self.head = Product(lambda: [model.lm_head.weight[head_rows]], lambda: [None])
+
+    @torch.no_grad()
+    def refresh(self, model: Any) -> None:
+        """Take over the weights as they are now. Memory stays what it was, so that a recorded graph stays right; on a
+        CPU the repacked weights are made anew, one product after the other.
+
+        Raises:
+            ValueError: another model than the decoder was made of, or one whose weights have moved since.
+        """
+        if model is not self.model or self.embedding.data_ptr() != model.model.embed_tokens.weight.data_ptr():
+            raise ValueError("refresh: expected the model that this was made of, its weights where they were")
+        for layer in self.layers:
+            layer.refresh()
+        self.head.refresh()
 
     @property
     def device(self) -> torch.device:
@@ -147,10 +163,17 @@ class _Layer:
         self.out = _fused(attention.o_proj)
         self.gate_up = _fused(mlp.gate_proj, mlp.up_proj)
         self.down = _fused(mlp.down_proj)
+        # The model's own memory: these follow it.
         self.input_norm: Tensor = layer.input_layernorm.weight.detach()
         self.post_norm: Tensor = layer.post_attention_layernorm.weight.detach()
         norms = (attention.q_norm.weight.expand(heads, -1), attention.k_norm.weight.expand(key_heads, -1))
+        self._norms = norms
         self.head_norms = torch.cat(norms)  # (H + KV, c)
+
+    def refresh(self) -> None:
+        for product in (self.qkv, self.out, self.gate_up, self.down):
+            product.refresh()
+        self.head_norms.copy_(torch.cat(self._norms))
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -160,17 +183,41 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _fused(*layers: nn.Linear) -> Product:
     """The outputs of several linear layers of one input, side by side."""
-    return _product([layer.weight for layer in layers], [layer.bias for layer in layers])
+    return Product(lambda: [layer.weight for layer in layers], lambda: [layer.bias for layer in layers])
 
 
-def _product(weights: list[Tensor], biases: list[Tensor | None]) -> Product:
-    """(..., in) -> (..., out), by copies of the weights, which are taken one below the other."""
-    weight = torch.cat([weight.detach() for weight in weights])
-    bias = None if biases[0] is None else torch.cat([b.detach() for b in biases if b is not None])
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and _has_onednn():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return lambda x: F.linear(x, weight, bias)
+class Product:
+    """(..., in) -> (..., out), by copies of weights, which are taken one below the other.
+
+    Args:
+        weights, biases: what they are now; biases are all None, or none of them is.
+    """
+
+    def __init__(self, weights: Parts, biases: Parts) -> None:
+        self._weights, self._biases = weights, biases
+        self.weight, self.bias = _joined(weights()), _joined(biases())
+        assert self.weight is not None
+        self.packed: Tensor | None = None
+        if self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and _has_onednn():
+            self.packed, self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, None), None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return F.linear(x, self.weight, self.bias)  # type: ignore[arg-type]
+
+    def refresh(self) -> None:
+        weight, bias = _joined(self._weights()), _joined(self._biases())
+        if self.packed is not None:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        for kept, now in ((self.weight, weight), (self.bias, bias)):
+            if kept is not None:
+                kept.copy_(now)  # type: ignore[arg-type]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part.detach() for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 def _has_onednn() -> bool:

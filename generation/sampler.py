@@ -33,23 +33,42 @@ CATCH_UP_ROWS = 8  # rows that catch up at once, so that their attention masks s
 
 
 class Sampler:
-    """Holds a copy of the model's layers, made for decoding: build a new one when the weights have changed.
+    """Holds a copy of the model's layers, made for decoding: `refresh` it when the weights have changed.
 
     Args:
         model: a `Qwen3ForCausalLM` with the vocabulary's rows, in any floating type, on any one device.
         graphs: record CUDA graphs; None: if the model is on a GPU.
         stride: attended lengths are rounded up to a multiple of it; None: `GRAPH_STRIDE` with graphs, else 1.
+        scored: keep the log-probability of each code that is drawn, under the mixed and tempered prediction over all K
+            codes (top-k and top-p left out), in `log_probs`.
+
+    Attributes:
+        log_probs: (B, N) float32 of the last pictures, in nats; None unless `scored`.
     """
 
     def __init__(
-        self, model: Any, vocabulary: VisualVocabulary, graphs: bool | None = None, stride: int | None = None
+        self,
+        model: Any,
+        vocabulary: VisualVocabulary,
+        graphs: bool | None = None,
+        stride: int | None = None,
+        scored: bool = False,
     ) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.scored = vocabulary, scored
+        self.log_probs: Tensor | None = None
         self.decoder = Decoder(model, vocabulary.code_slice)
         self.graphs = self.decoder.device.type == "cuda" if graphs is None else graphs
         self.stride = stride or (GRAPH_STRIDE if self.graphs else 1)
         self.longest: int = model.config.max_position_embeddings
         self._batch: _Batch | None = None
+
+    def refresh(self, model: Any) -> None:
+        """Draw with the weights as they are now; buffers and recorded graphs stay.
+
+        Raises:
+            ValueError: another model than the sampler was made of.
+        """
+        self.decoder.refresh(model)
 
     def sample(
         self,
@@ -142,6 +161,7 @@ class Sampler:
         if on_step is not None:
             on_step()
         batch.check_finite(self.decoder.dtype)
+        self.log_probs = batch.log_probs.clone() if batch.log_probs is not None else None
         return batch.codes
 
     def _room_for(self, images: int, halves: int, length: int, steps: int, sampling: Sampling) -> _Batch:
@@ -150,7 +170,7 @@ class Sampler:
         wanted = (images, halves, slots, steps, sampling)
         if self._batch is None or self._batch.made_for != wanted:
             self._batch = None  # freed before the next is allocated
-            self._batch = _Batch(self.decoder, self.vocabulary.first_code, *wanted)
+            self._batch = _Batch(self.decoder, self.vocabulary.first_code, *wanted, scored=self.scored)
         return self._batch
 
     def _prefill(self, distinct: list[list[int]], at: list[int], cache: Cache, start: int) -> Tensor:
@@ -193,6 +213,7 @@ class _Batch:
         slots: int,
         steps: int,
         sampling: Sampling,
+        scored: bool,
     ) -> None:
         device = decoder.device
         self.made_for = (images, halves, slots, steps, sampling)
@@ -201,6 +222,7 @@ class _Batch:
         self.bias = self.cache.cos.new_empty(images * halves, 1, 1, slots)
         self.scales = torch.empty(steps, device=device)
         self.extremes = torch.zeros(2, device=device)
+        self.log_probs = torch.zeros(images, steps, device=device) if scored else None
         self.codes, self.tokens, self.keys, self.step, self.slot = (
             torch.zeros(shape, dtype=torch.int64, device=device)
             for shape in ((images, steps), (images * halves, 1), images, 1, 1)
@@ -239,6 +261,9 @@ class _Batch:
         self.extremes += torch.stack(conditional.aminmax()) * 0
         codes = draw(conditional, self.sampling, self.keys, self.step)
         self.codes.index_copy_(1, self.step, codes[:, None])
+        if self.log_probs is not None:
+            likely = (conditional / self.sampling.temperature).log_softmax(-1)
+            self.log_probs.index_copy_(1, self.step, likely.gather(1, codes[:, None]))
         self.tokens.view(-1, self.images).copy_(codes + self.first_code)
         self.step += 1
 

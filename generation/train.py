@@ -108,7 +108,7 @@ def train(config: GenerationConfig, options: RunOptions = NO_OPTIONS) -> None:
 
     batches = stream()
     held_out = HeldOut(config, builder, encoder)
-    pictures = SamplePictures(config, generator)
+    pictures = SamplePictures(config.seed, config.samples, generator)
 
     reporter = Reporter(run, config.logging, config.steps, progress.step)
     if newest is not None:

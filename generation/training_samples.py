@@ -10,7 +10,7 @@ from common.data.images import to_pil, to_uint8
 from common.errors import UserError
 from common.sheets import contact_sheet
 from common.training.modes import evaluating
-from generation.config import GenerationConfig
+from generation.config import SamplesConfig
 from generation.gumbel import picture_key
 from generation.model_folder import GeneratorFolder
 from generation.prompt import prompt_ids
@@ -25,8 +25,8 @@ class SamplePictures:
         UserError: a prompt is too long, or the sampling settings do not fit the vocabulary.
     """
 
-    def __init__(self, config: GenerationConfig, generator: GeneratorFolder) -> None:
-        self.seed, self.samples, self.generator = config.seed, config.samples, generator
+    def __init__(self, seed: int, samples: SamplesConfig, generator: GeneratorFolder) -> None:
+        self.seed, self.samples, self.generator = seed, samples, generator
         vocabulary, text_tokenizer = generator.vocabulary, generator.text_tokenizer
         try:
             self.samples.sampling.check(vocabulary.codebook_size)

@@ -21,9 +21,10 @@ ALLOWED = {
     "common": {"common"},
     **{job: {"common", job} for job in JOBS},
     "evals": {"common", *JOBS, "evals"},
-    "vqrae": {"common", *JOBS, "evals", "vqrae"},
-    "scripts": {"common", *JOBS, "evals", "vqrae", "scripts"},
-    "benchmarks": {"common", *JOBS, "evals", "vqrae", "benchmarks"},
+    "post_training": {"common", "generation", "understanding", "evals", "post_training"},
+    "vqrae": {"common", *JOBS, "evals", "post_training", "vqrae"},
+    "scripts": {"common", *JOBS, "evals", "post_training", "vqrae", "scripts"},
+    "benchmarks": {"common", *JOBS, "evals", "post_training", "vqrae", "benchmarks"},
 }
 OURS = set(ALLOWED)
 INSTALLED = OURS - {"scripts", "benchmarks"}
@@ -32,7 +33,7 @@ FILES = sorted(path for name in ALLOWED for path in (ROOT / name).rglob("*.py"))
 SCRIPTS = sorted(
     path
     for path in (
-        *(path for job in JOBS for path in (ROOT / job).glob("*.py")),
+        *(path for job in (*JOBS, "post_training") for path in (ROOT / job).glob("*.py")),
         ROOT / "benchmarks" / "gpu.py",
     )
     if path.stem != "__init__"

@@ -4,10 +4,10 @@
     vqrae export RUN --step 20000 --out FOLDER
     vqrae export RUN model.tower.source=FOLDER
 
-RUN is the folder of a tokenizer's, an understanding's or a generator's training, which may still go on: it is only
-read, and only whole checkpoints are. Without --step it is the newest one. Where the run keeps a moving average, that is
-what is written, as at the run's end. Works on one CPU, with memory for about one model. `key.path=value` says where
-a model is that the recipe names, if it is elsewhere here.
+RUN is the folder of a tokenizer's, an understanding's or a generator's training, or of a post-training, which may
+still go on: it is only read, and only whole checkpoints are. Without --step it is the newest one. Where the run keeps a
+moving average, that is what is written, as at the run's end. Works on one CPU, with memory for about one model.
+`key.path=value` says where a model is that the recipe names, if it is elsewhere here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ TRIES = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run_folder", metavar="RUN", type=Path, help="folder of a run of one of the three trainers"
-    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="folder of a run of one of the trainers")
     parser.add_argument(
         "words", metavar="key.path=value", nargs="*", help="fields of the run's recipe to change"
     )
@@ -145,6 +143,11 @@ def _job(arguments: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Any, An
         from understanding.from_checkpoint import export
 
         return load_config(UnderstandingConfig, path, arguments.words), export
+    if "rollouts" in stated:
+        from post_training.config import PostTrainingConfig
+        from post_training.from_checkpoint import export as export_policy
+
+        return load_config(PostTrainingConfig, path, arguments.words), export_policy
     if "loss_vocabulary" in stated:
         from generation.config import GenerationConfig
         from generation.from_checkpoint import export as export_generator

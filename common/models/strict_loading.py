@@ -67,7 +67,8 @@ def check_architecture(
         UserError: one of them differs.
     """
     for field, value in stated.items():
-        found = getattr(config, field, None)
+        rotations = getattr(config, "rope_parameters", None) or {}  # where transformers keeps `rope_theta`
+        found = getattr(config, field, rotations.get(field))
         found = found[0] if isinstance(found, (list, tuple)) else found
         if found != value:
             raise UserError(

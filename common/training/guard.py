@@ -57,7 +57,8 @@ class GuardConfig:
 class Guard:
     """Watches the steps of a run's engines.
 
-    Each step: `start_step`, for each micro-step `see` (and `veto` before the backward pass), then `end_step`.
+    Each step: `start_step`, for each micro-step `see` (and `veto` before the backward pass), then `end_step`. A step
+    that updates its weights several times says `end_update` after each but the last.
 
     Args:
         engines: DeepSpeed engines by name, as in the run's checkpoints; the first one's dropped steps are those of the
@@ -89,6 +90,7 @@ class Guard:
         # Of the pending steps, this rank's samples, and how to name them.
         self._keys: dict[int, list[tuple[Callable[[Any], str], Any]]] = {}
         self._taken: dict[str, int] = {}
+        self._dropped = False  # whether an engine has said so of an update of this step
 
     # --- A step
 
@@ -119,19 +121,8 @@ class Guard:
         Raises:
             BadSteps: too many of them, or weights that are not finite.
         """
-        flags: dict[str, Tensor | bool] = {LOSS: self.terms.end_step()}
-        if self.spikes is not None:
-            flags[SPIKE] = self.spikes.spike
-        known_on_host = False
-        for name, engine in self.engines.items():
-            if engine.global_steps == self._taken[name]:
-                continue  # this one took no step
-            flags[name + HERE] = self.sentinels[name].end_step()
-            if isinstance(self.dropped[name], PlainStep):
-                flags[name] = engine.optimizer.found_inf
-            elif not engine.was_step_applied():
-                flags[name] = known_on_host = True
-        self._pending.append((self.step, flags))
+        self.end_update()
+        known_on_host, self._dropped = self._dropped, False
         if not (look or saving or known_on_host):
             return False
         found = self._read()
@@ -143,6 +134,22 @@ class Guard:
             self.say(f"{problem}; going back to the last checkpoint")
             return True
         raise BadSteps(problem)
+
+    def end_update(self) -> None:
+        """After every engine's update; what is known of it waits for the end of the step."""
+        flags: dict[str, Tensor | bool] = {LOSS: self.terms.end_step()}
+        if self.spikes is not None:
+            flags[SPIKE] = self.spikes.spike
+        for name, engine in self.engines.items():
+            if engine.global_steps == self._taken[name]:
+                continue  # this one took no step
+            self._taken[name] = engine.global_steps
+            flags[name + HERE] = self.sentinels[name].end_step()
+            if isinstance(self.dropped[name], PlainStep):
+                flags[name] = engine.optimizer.found_inf
+            elif not engine.was_step_applied():
+                flags[name] = self._dropped = True
+        self._pending.append((self.step, flags))
 
     @property
     def healthy(self) -> bool:
@@ -157,6 +164,7 @@ class Guard:
         self.counts, self.rollbacks = counts, rollbacks
         self.bad = []
         self._pending, self._keys = [], {}
+        self._dropped = False
         self.terms.clear()
 
     def line(self) -> dict[str, float]:

@@ -350,3 +350,57 @@ def test_codes_may_take_part_in_training(sampler: Sampler) -> None:
     table = torch.nn.Embedding(CODES, 4)
     table(codes).sum().backward()  # inference tensors would be refused here
     assert table.weight.grad is not None
+
+
+# ---- weights that change -----------------------------------------------------------------------------------
+
+REFRESHED = [0, 1, 2, 1]
+
+
+def drawn(sampler: Sampler, **settings: Any) -> Tensor:
+    return sampler.sample(PROMPTS, NOTHING, REFRESHED, KEYS[:4], Sampling(**settings), STEPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False, "attention_bias": True}])
+def test_refreshed_is_as_new(dtype: torch.dtype, changes: dict[str, Any]) -> None:
+    model = make(dtype, **changes)
+    sampler = Sampler(model, VOCABULARY, scored=True)
+    before = drawn(sampler)
+    products = [layer.qkv for layer in sampler.decoder.layers] + [sampler.decoder.head]
+    held = [product.weight.data_ptr() for product in products if product.weight is not None]
+    batch = sampler._batch
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():  # in place, as an optimizer does
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    stale = drawn(sampler)
+    sampler.refresh(model)
+    assert torch.equal(drawn(sampler), drawn(Sampler(model, VOCABULARY)))
+    assert not torch.equal(drawn(sampler), stale) and not torch.equal(drawn(sampler), before)
+    assert [product.weight.data_ptr() for product in products if product.weight is not None] == held
+    assert sampler._batch is batch  # no buffer was made anew
+
+
+def test_another_model_is_no_refresh() -> None:
+    sampler = Sampler(make(), VOCABULARY)
+    with pytest.raises(ValueError, match="expected the model that this was made of"):
+        sampler.refresh(make())
+
+
+@pytest.mark.parametrize(("scale", "temperature"), [(1.0, 1.0), (2.5, 0.7), (0.0, 1.0)])
+def test_log_probs_are_those_of_the_full_model(scale: float, temperature: float) -> None:
+    model = make()
+    sampler = Sampler(model, VOCABULARY, scored=True)
+    codes = drawn(sampler, cfg_scale=scale, temperature=temperature)
+    assert sampler.log_probs is not None and sampler.log_probs.shape == codes.shape
+    for row, owner in enumerate(REFRESHED):
+        logits = []
+        for prompt in (PROMPTS[owner], NOTHING):
+            ids = torch.tensor([[*prompt, *(codes[row] + VOCABULARY.first_code).tolist()]])
+            with torch.no_grad():
+                logits.append(model(ids).logits[0, len(prompt) - 1 : -1, VOCABULARY.code_slice])
+        mixed = (logits[1] + scale * (logits[0] - logits[1])) / temperature
+        expected = mixed.log_softmax(-1).gather(1, codes[row][:, None])[:, 0]
+        torch.testing.assert_close(sampler.log_probs[row].double(), expected, atol=1e-5, rtol=1e-5)
+    assert Sampler(model, VOCABULARY).log_probs is None

@@ -1,0 +1,1 @@
+"""A trained generator learns from what its own pictures are worth."""

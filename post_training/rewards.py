@@ -1,0 +1,72 @@
+"""What the pictures of a step are worth: several scorers with weights, whose own figures stay visible; and a judge that
+is none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from evals.scorers.opening import open_scorer, open_weighted
+from evals.scorers.prompts import ScoredPrompt
+from evals.scorers.scorer import Scorer
+from evals.scorers.weighted import WeightedScorer
+from post_training.config import PostTrainingConfig
+from post_training.rollouts import Drawn
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Of this rank's P groups of G pictures, on the CPU.
+
+    Args:
+        rewards: (P, G) float32 in [0, 1]. parts: the same of each scorer, by name.
+    """
+
+    rewards: Tensor
+    parts: dict[str, Tensor]
+
+
+def open_rewards(
+    config: PostTrainingConfig, prompts: Sequence[ScoredPrompt], device: torch.device
+) -> WeightedScorer:
+    """Raises:
+    UserError: a scorer is absent or damaged, or cannot judge one of the prompts.
+    """
+    return open_weighted(config.rewards, prompts, "rewards", device)
+
+
+def open_judge(
+    config: PostTrainingConfig, prompts: Sequence[ScoredPrompt], rewards: WeightedScorer, device: torch.device
+) -> Scorer | None:
+    """The held-out judge; None without one.
+
+    Raises:
+        UserError: as above; or it looks at pictures with what a reward looks with.
+    """
+    if config.held_out is None:
+        return None
+    judge = open_scorer(config.held_out.judge, prompts, "held_out.judge", device)
+    for name, reward in rewards.scorers.items():
+        if judge.identity.get("by", judge.identity) == reward.identity.get("by", reward.identity):
+            raise UserError(
+                f"held_out.judge: {config.held_out.judge.called}: looks at pictures with what the reward {name} looks "
+                "with: it would praise what is rewarded; choose another"
+            )
+    return judge
+
+
+def score(scorers: WeightedScorer, drawn: Drawn) -> Scored:
+    """Each group by each scorer; the reward is their weighted mean."""
+    size = len(drawn.pictures) // len(drawn.groups)
+    rewards: list[list[float]] = []
+    parts: dict[str, list[list[float]]] = {name: [] for name in scorers.scorers}
+    for place, group in enumerate(drawn.groups):
+        found = scorers.parts(group.prompt, drawn.pictures[place * size : (place + 1) * size])
+        rewards.append(scorers.total(found))
+        for name, scores in found.items():
+            parts[name].append(scores)
+    return Scored(torch.tensor(rewards), {name: torch.tensor(scores) for name, scores in parts.items()})
