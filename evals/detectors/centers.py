@@ -25,9 +25,9 @@ from common.data.images import to_float
 from common.models.strict_loading import load_strictly
 from common.models.weight_files import check_model_type, weights_sha256
 from evals.detectors.detection import Detection
-from evals.detectors.opening import CENTERS
 from evals.detectors.world_shapes import COLORS, SHAPES
 
+MODEL_TYPE = "world_centers"
 STRIDE = 2  # px of a cell
 REACH = 5  # cells: of two peaks nearer than this, along both axes, only the hotter one is an object
 LEAST = 0.1  # score under which nothing is an object
@@ -40,7 +40,7 @@ _SMOOTH = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 class CentersConfig(PreTrainedConfig):
     """`width`: channels; `layers`: convolutions at the cells' resolution."""
 
-    model_type = CENTERS
+    model_type = MODEL_TYPE
 
     def __init__(self, width: int = 48, layers: int = 4, **rest: Any) -> None:
         self.width, self.layers = width, layers
@@ -89,11 +89,11 @@ class CentersDetector:
         Raises:
             UserError: it is absent, of another kind, or damaged.
         """
-        check_model_type(folder, CENTERS)
+        check_model_type(folder, MODEL_TYPE)
         model = load_strictly(Centers, folder, "a detector of the miniature world").to(device)
         code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
         weights = weights_sha256(folder)
-        return cls(model, {"name": CENTERS, "weights_sha256": weights, "code_sha256": code})
+        return cls(model, {"name": MODEL_TYPE, "weights_sha256": weights, "code_sha256": code})
 
     @torch.inference_mode()
     def detect(self, picture: Image.Image) -> list[Detection]:
@@ -106,7 +106,7 @@ class CentersDetector:
             raise ValueError(
                 f"picture: expected sides divisible by {STRIDE}, found {picture.width} x {picture.height} px"
             )
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         heat, colors, boxes = self._model(to_float(pixels[None]).to(self._model.device))
         return found(heat[0].cpu(), colors[0].cpu(), boxes[0].cpu())
 
