@@ -21,7 +21,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.deep_parts.cells import KINDS, Cell, Places, all_cells
+from benchmarks.deep_parts.cells import KINDS, all_cells
+from benchmarks.deep_parts.places import Cell, Places
 from benchmarks.measure import report
 from common.command import described_parser
 from common.errors import UserError, run_cli

@@ -219,11 +219,15 @@ class TokenizerConfig:
         check_best(self.checkpoint, self.logging, self.evaluation.images is not None, self.scores)
         if not self.model.freeze_encoder and self.optimizer.encoder_lr is None:
             raise ValueError("optimizer.encoder_lr: expected a rate, since model.freeze_encoder is false")
-        for term in ("distillation", "quantizer_distillation"):
-            if self.model.freeze_encoder and getattr(self.loss, term):
-                raise ValueError(
-                    f"loss.{term}: expected 0, since model.freeze_encoder is true and a frozen encoder cannot drift"
-                )
+        if self.model.freeze_encoder and self.loss.distillation:
+            raise ValueError(
+                "loss.distillation: expected 0, since model.freeze_encoder is true and a frozen encoder cannot drift"
+            )
+        if self.model.freeze_encoder and self.loss.quantizer_distillation:
+            raise ValueError(
+                "loss.quantizer_distillation: expected 0, since model.freeze_encoder is true and what is read of a "
+                "frozen encoder cannot drift"
+            )
         if self.model.quantizer_layers is None and self.loss.quantizer_distillation:
             raise ValueError(
                 "loss.quantizer_distillation: expected 0, since model.quantizer_layers is null, so that the quantizer "

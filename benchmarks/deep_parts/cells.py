@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.deep_parts import photographs
+from benchmarks.deep_parts.places import Cell, Places
 from benchmarks.measure import ROOT, in_own_process
 from common.errors import UserError
 
@@ -18,41 +19,6 @@ DEPTH = 4  # layers of every encoder here
 ARMS: dict[str, list[int] | None] = {"last": None, "all": list(range(DEPTH + 1))}
 QUIET = ("logging.log_every=50", "logging.picture_every=100000", "logging.evaluate_every=100000")
 GENERATOR_STEPS = 2200
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """`kind` is what is trained, `encoder` and `arm` on what."""
-
-    kind: str
-    encoder: str
-    arm: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}/{self.encoder}/{self.arm}/{self.seed}"
-
-    def at(self, kind: str, seed: int = 0) -> Cell:
-        """The cell that this one goes on from."""
-        return Cell(kind=kind, encoder=self.encoder, arm=self.arm, seed=seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where things are: the demo's folder, the encoder trained for meaning alone, and what this benchmark leaves."""
-
-    demo: Path
-    output: Path
-    precision: str
-    photos: tuple[Path, ...] = ()
-    held_out_photos: Path | None = None
-    teacher: Path | None = None
-
-    def run(self, cell: Cell) -> Path:
-        return self.output / "runs" / str(cell)
-
-    def encoder(self, name: str) -> Path:
-        return self.demo / "encoder" if name == "demo" else self.output / f"encoder_{name}"
 
 
 def all_cells() -> list[Cell]:
@@ -75,8 +41,6 @@ def stage1(cell: Cell, places: Places) -> dict[str, float]:
     run, encoder = places.run(cell), places.encoder(cell.encoder)
     changes = ["steps=500", f"seed={cell.seed}", f"model.encoder.source={encoder}"]
     if cell.encoder == "photographs":
-        from benchmarks.deep_parts import photographs
-
         photographs.teach(encoder, places)
         train_tokenizer("demo_stage1", run, cell, places, *changes, *photographs.overrides(places))
         return photographs.scores(run / "model", places)

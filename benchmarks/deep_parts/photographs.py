@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from benchmarks.deep_parts.cells import Places
+    from benchmarks.deep_parts.places import Places
 
 SIDE, PATCH, WIDTH, LAYERS = 112, 8, 128, 4  # 14 x 14 tokens
 STEPS, BATCH, RATE = 600, 16, 1e-3
