@@ -245,6 +245,7 @@ def test_help_loads_no_model_library() -> None:
         "generation.train",
         "generation.extract_codes",
         "evals.geneval.run",
+        "evals.geneval.made_prompts",
         "evals.dpg.run",
         "evals.detectors.mmdet_keys",
         "evals.reconstruction.run",

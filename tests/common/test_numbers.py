@@ -30,9 +30,9 @@ DATA = COMMON + "data.workers "
 DRAWN = " {0}.sampling.cfg_scale {0}.sampling.cfg_interval.0 {0}.sampling.cfg_interval.1 "
 ZEROS = {
     TokenizerConfig: DATA + "loss.reconstruction loss.codebook loss.commitment loss.perceptual loss.lecam "
-    "loss.distillation loss.discriminator loss.discriminator_update_start optimizer.end_lr optimizer.warmup_steps "
-    "data.max_corrupt_share codebook_watch.min_usage codebook_watch.min_perplexity "
-    "data.sources.0.max_damaged_shards",
+    "loss.distillation loss.quantizer_distillation loss.discriminator loss.discriminator_update_start "
+    "optimizer.end_lr optimizer.warmup_steps data.max_corrupt_share codebook_watch.min_usage "
+    "codebook_watch.min_perplexity data.sources.0.max_damaged_shards",
     UnderstandingConfig: DATA + "data.max_skipped_share optimizer.end_lr optimizer.warmup_ratio "
     "optimizer.muon.momentum model.lora.dropout data.sources.0.max_damaged_shards "
     "evaluation.source.max_damaged_shards",
