@@ -86,14 +86,18 @@ def held_out(seed: int) -> tuple[Metadata, ...]:
     return tuple(sorted(chosen, key=lambda metadata: TAGS.index(metadata["tag"])))
 
 
+def reward_prompts(seed: int) -> list[Metadata]:
+    """Every prompt that is not held out, each once: what post-training may draw."""
+    barred = {metadata["prompt"] for metadata in held_out(seed)}
+    return [metadata for _, metadata in all_prompts() if metadata["prompt"] not in barred]
+
+
 def training_prompts(seed: int) -> list[Metadata]:
     """As many prompts as are held out, none of them, in like numbers of each tag as far as there are so many."""
-    barred = {metadata["prompt"] for metadata in held_out(seed)}
     by_tag: dict[str, list[Metadata]] = defaultdict(list)
-    for _, metadata in all_prompts():
-        if metadata["prompt"] not in barred:
-            by_tag[metadata["tag"]].append(metadata)
-    each = len(barred) // len(TAGS)
+    for metadata in reward_prompts(seed):
+        by_tag[metadata["tag"]].append(metadata)
+    each = len(held_out(seed)) // len(TAGS)
     rng = np.random.default_rng([seed, len(SPLITS) + 1])
     return [by_tag[tag][i] for tag in TAGS for i in sorted(rng.permutation(len(by_tag[tag]))[:each])]
 
