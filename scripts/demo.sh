@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole job in miniature, on a laptop's processor: a world of small scenes, a "pretrained" encoder, the two
-# stages of the tokenizer, a language model that learns to read its features, another that learns to write its codes,
-# and the evaluations of all three. No downloads beyond the packages; results in runs/demo.
+# stages of the tokenizer, a language model that learns to read its features, another that learns to write its codes and
+# then from what its own pictures are worth, and the evaluations of all of them. No downloads beyond the packages; results in runs/demo.
 #
 #   bash scripts/demo.sh               from the start
 #   bash scripts/demo.sh --resume      go on where a former call was stopped
@@ -31,7 +31,7 @@ touch "$seconds"
 source scripts/precision.sh
 
 # Options of the parts, split at spaces.
-world= encoder= stage1= stage2= words= talk= generator= pictures=16
+world= encoder= stage1= stage2= words= talk= generator= judge= post_training= pictures=16
 if [ -n "$quick" ]; then
     world="--scenes 1500 --held-out 100"
     encoder="--window-steps 150 --steps 40"
@@ -40,6 +40,8 @@ if [ -n "$quick" ]; then
     words="--steps 100"
     talk=epochs=1
     generator=steps=120
+    judge="--steps 100"
+    post_training="steps=3 rollouts.group=4 batch.micro_size=12"
     pictures=2
 fi
 
@@ -73,6 +75,10 @@ beside() { # LOG COMMAND...: quietly, while another part shows what it does; to 
     exec 3>&2
     trap '[ $? -eq 0 ] || cat "$log" >&3' EXIT
     "$@" >"$log" 2>&1
+}
+in_two() { # JOB RECIPE key=value...: in two processes
+    torchrun --standalone --nproc-per-node 2 "$1/train.py" --config "$1/recipes/$2.yaml" \
+        "engine.precision=$precision" "${@:3}"
 }
 train() { # JOB RECIPE key=value...
     python "$1/train.py" --config "$1/recipes/$2.yaml" "engine.precision=$precision" "${@:3}"
@@ -111,10 +117,12 @@ look_at_tokenizer() {
         --skip-fid --skip-lpips --workers 0 --output "$out/reconstruction"
     step true_scenes    python -m scripts.demo.true_scenes --demo "$out"
     step geneval_reconstructed geneval geneval_reconstructed --pictures "$out/reconstructed_scenes" -n 1
+    # Looks at pictures that are drawn later, and has seen none but true scenes.
+    step judge          python -m scripts.demo.held_out_judge --world "$out/world" --out "$out/judge" $judge
 }
-draw() { # NAME OPTION...: pictures for the prompts that were held out, and how many show what they should
-    step "$1" geneval "$1" "$out/generator/model" --prompts "$out/world/prompts.jsonl" -n "$pictures" \
-        --batch-size 64 "${@:2}"
+draw() { # NAME JOB OPTION...: pictures for the prompts that were held out, and how many show what they should
+    step "$1" geneval "$1" "$out/$2/model" --prompts "$out/world/prompts.jsonl" -n "$pictures" \
+        --batch-size 64 "${@:3}"
 }
 answer() {
     # By a name of its own, since a former call may have compared the others already.
@@ -138,14 +146,18 @@ step understanding understand understanding "$out/tokenizer_stage2/model"
 [ -z "$ablations" ] || step no_distillation without_distillation
 wait $!
 
-step generator torchrun --standalone --nproc-per-node 2 generation/train.py \
-    --config generation/recipes/demo.yaml "engine.precision=$precision" $generator
+step generator in_two generation demo $generator
 
 beside answer.log answer &
-draw geneval
-draw geneval_no_cfg --cfg-scale 1
+draw geneval        generator
+draw geneval_no_cfg generator --cfg-scale 1
 wait $!
-step pictures python -m scripts.demo.generation_report --demo "$out"
+step post_training in_two post_training demo_grpo $post_training
+beside pictures.log step pictures python -m scripts.demo.generation_report --demo "$out" &
+draw geneval_post_trained        post_training
+draw geneval_post_trained_no_cfg post_training --cfg-scale 1
+wait $!
+step post_training_report python -m scripts.demo.post_training_report --demo "$out"
 
 note_whole
 python -m scripts.demo.summary "$out/summary.json" --seconds "$seconds"

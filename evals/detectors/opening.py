@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from evals.detectors.detection import Detector
 
 ORIGINAL, WORLD = "mask2former", "world"
+CENTERS = "world_centers"  # the `model_type` of folders of `centers.py`
 CLIP = "openai/clip-vit-large-patch14"
 """Names colours, as in GenEval's own code."""
 OPTIONS = ("--detector", "--clip")
@@ -23,11 +25,12 @@ def detector_needs(name: str, clip: str, options: tuple[str, str] = OPTIONS) -> 
     """For preflight.
 
     Args:
-        name: `mask2former`, the original's; `world`; or a checkpoint of mmdetection's, a folder or a hub id.
+        name: `mask2former`, the original's; `world`; a folder of `centers.py`'s; or a checkpoint of mmdetection's, a
+            folder or a hub id.
         clip: folder or hub id of what names colours.
         options: what the two are called where they are given.
     """
-    if name == WORLD:
+    if name == WORLD or _is_centers(name):
         return []
     model = ("config.json", "model.safetensors")
     words = (*model, "preprocessor_config.json", "tokenizer.json")
@@ -49,9 +52,23 @@ def open_detector(name: str, clip: str, device: torch.device | str) -> Detector:
         from evals.detectors.world import WorldDetector
 
         return WorldDetector()
+    if _is_centers(name):
+        from evals.detectors.centers import CentersDetector
+
+        return CentersDetector.from_folder(Path(name), device)
     from evals.detectors.mask2former import Mask2FormerDetector
 
     if name == ORIGINAL:
         return Mask2FormerDetector.from_pretrained(str(original.folder()), clip, device, original.URL)
     folder = str(original.converted(Path(name))) if name.endswith(".pth") else name
     return Mask2FormerDetector.from_pretrained(folder, clip, device, name)
+
+
+def _is_centers(name: str) -> bool:
+    """Whether it is a folder that says so in its config.json; its own loader says what else is amiss in it."""
+    path = Path(name) / "config.json"
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(stated, dict) and stated.get("model_type") == CENTERS

@@ -9,8 +9,9 @@ descriptions.json        the descriptions again, as LLaVA's pretraining takes ca
 questions.json           LLaVA conversations about the same images
 val_captions.jsonl, val_scenes.jsonl ...      the same for `val/`
 shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
-prompts.jsonl            GenEval metadata; no training caption repeats one of these prompts
-tuning_prompts.jsonl     the same of other prompts, which training may have seen: for `vqrae tune-sampling`
+prompts.jsonl            GenEval metadata; no training caption and no reward prompt repeats one of these prompts
+reward_prompts.jsonl     the same of all other prompts there are: what post-training draws
+tuning_prompts.jsonl     some of these, in like numbers of each tag: for `vqrae tune-sampling`
 contact_sheet.png        a few training images with their captions
 world.json               how it was made
 """
@@ -35,7 +36,14 @@ from common.data.images import read_image
 from common.errors import UserError, run_cli
 from common.sheets import captioned_sheet
 from evals.geneval.rules import Metadata
-from scripts.demo.captions import captions, choose_caption, describe, held_out, training_prompts
+from scripts.demo.captions import (
+    captions,
+    choose_caption,
+    describe,
+    held_out,
+    reward_prompts,
+    training_prompts,
+)
 from scripts.demo.questions import conversations
 from scripts.demo.scenes import SPLITS, Scene, make_scene, render
 
@@ -157,6 +165,7 @@ def main() -> None:
     write_split(options.out, "val", options.held_out, options.held_out, **same)
     write_shards(options.out, records)
     write_jsonl(options.out / "prompts.jsonl", held_out(options.seed))
+    write_jsonl(options.out / "reward_prompts.jsonl", reward_prompts(options.seed))
     write_jsonl(options.out / "tuning_prompts.jsonl", training_prompts(options.seed))
     write_contact_sheet(options.out, records)
     made = {**same, "train": options.scenes, "val": options.held_out}

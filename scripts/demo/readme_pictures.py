@@ -3,24 +3,25 @@
     python -m scripts.demo.readme_pictures --demo runs/demo --out docs
 
 Writes reconstructions.png (held-out scenes, and what each stage of the tokenizer makes of them), drawn.png (pictures
-for one prompt of each tag of GenEval, those that fail its rules in a red frame) and answers.png (questions about
-held-out scenes, with the model's answers).
+for one prompt of each tag of GenEval, those that fail its rules in a red frame), post_training.png (the same before and
+after it, of the same noise) and answers.png (questions about held-out scenes, with the model's answers).
 """
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError, refusing, run_cli
+from common.errors import UserError, run_cli
 from scripts.demo.command import demo_parser
+from scripts.demo.verdicts import judged_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLUMNS = 6  # pictures in a row
+BESIDE = 4  # of each of two models
 ASKED = 4  # pictures with questions
 FRAME, MARGIN = 3, 12  # px
 MOST = 150_000  # bytes of a picture, so that the first page loads at once
@@ -44,22 +45,41 @@ def reconstructions(demo: Path) -> Image:
 
 def drawn(demo: Path) -> Image:
     """A row for the first prompt of each tag."""
+    from common.sheets import contact_sheet
+
+    return contact_sheet(list(framed(demo, "geneval", COLUMNS).values()))
+
+
+def post_training(demo: Path) -> Image:
+    """The same prompts and noise before post-training (left) and after it (right), guided."""
+    from common.sheets import PROMPT, below, beside, contact_sheet, words
+
+    before, after = (framed(demo, name, BESIDE) for name in ("geneval", "geneval_post_trained"))
+    sides = [contact_sheet([row]) for row in before.values()]
+    titles = [words(text, sides[0].width - PROMPT) for text in ("before", "after")]
+    head = beside([words(" ", PROMPT), titles[0], titles[1]], 2 * MARGIN)
+    rows = [
+        beside([left, contact_sheet([after[tag]]).crop((PROMPT, 0, left.width, left.height))], 2 * MARGIN)
+        for tag, left in zip(before, sides, strict=True)
+    ]
+    return below([head, *rows], 0)
+
+
+def framed(demo: Path, folder: str, columns: int) -> dict[str, tuple[str, list[Image]]]:
+    """Tag -> its first prompt and the first `columns` pictures of it, those that fail its rules in a red frame."""
     from PIL import ImageOps
 
     from common.data.images import read_image
-    from common.sheets import WRONG, contact_sheet, tile
+    from common.sheets import WRONG, tile
 
     rows: dict[str, tuple[str, list[Image]]] = {}
-    path = demo / "geneval" / "verdicts.jsonl"
-    with refusing(f"{path}: no pictures were judged there", OSError):
-        verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for verdict in verdicts:
-        prompt, pictures = rows.setdefault(verdict["tag"], (verdict["prompt"], []))
-        if prompt == verdict["prompt"] and len(pictures) < COLUMNS:
-            picture = tile(read_image(demo.joinpath(*Path(verdict["filename"]).parts[-5:])))
+    for one in judged_pictures(demo, folder):
+        prompt, pictures = rows.setdefault(one.metadata["tag"], (one.metadata["prompt"], []))
+        if prompt == one.metadata["prompt"] and len(pictures) < columns:
+            picture = tile(read_image(one.path))
             inner = ImageOps.crop(picture, FRAME)
-            pictures.append(picture if verdict["correct"] else ImageOps.expand(inner, FRAME, WRONG))
-    return contact_sheet(list(rows.values()))
+            pictures.append(picture if one.correct else ImageOps.expand(inner, FRAME, WRONG))
+    return rows
 
 
 def answers(demo: Path) -> Image:
@@ -103,7 +123,7 @@ def main() -> None:
     parser = demo_parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     options = parser.parse_args()
-    for make in (reconstructions, drawn, answers):
+    for make in (reconstructions, drawn, post_training, answers):
         path = options.out / f"{make.__name__}.png"
         path.write_bytes(compressed(trimmed(make(options.demo), MARGIN)))
         print(f"{path}: {path.stat().st_size / 1000:.0f} KB")

@@ -15,9 +15,12 @@ import pytest
 
 from common.errors import UserError
 from evals.detectors import world_shapes
+from evals.geneval.phrasing import position
 from evals.geneval.rules import relations
+from evals.scorers.asked import questions_of, read_phrasing
+from evals.scorers.prompts import ScoredPrompt
 from scripts.demo import make_world, questions, scenes, world
-from scripts.demo.captions import all_prompts, captions, held_out, holds, position, training_prompts
+from scripts.demo.captions import all_prompts, captions, held_out, holds, reward_prompts, training_prompts
 
 SEED = 7  # that of `many_scenes` and `world_folder` too
 
@@ -150,6 +153,17 @@ def test_prompts_to_tune_on_are_of_every_tag_and_none_is_held_out() -> None:
     assert {metadata["tag"] for metadata in chosen} == {metadata["tag"] for metadata in held_out(SEED)}
 
 
+@pytest.mark.parametrize("seed", [0, SEED])
+def test_reward_prompts_are_all_that_are_not_held_out(seed: int) -> None:
+    texts = [metadata["prompt"] for metadata in reward_prompts(seed)]
+    barred = {metadata["prompt"] for metadata in held_out(seed)}
+    assert len(set(texts)) == len(texts) and not set(texts) & barred
+    assert set(texts) | barred == {metadata["prompt"] for _, metadata in all_prompts()}
+    assert {metadata["prompt"] for metadata in training_prompts(seed)} <= set(texts)
+    by_tag = Counter(metadata["tag"] for metadata in reward_prompts(seed))
+    assert by_tag["counting"] == 9 and by_tag["single_object"] == 2
+
+
 def test_no_training_caption_repeats_a_held_out_prompt() -> None:
     barred = {metadata["prompt"] for metadata in held_out(SEED)}
     tags = Counter()
@@ -212,6 +226,7 @@ def test_the_folder_s_formats(world_folder: Path) -> None:
     assert set(captioned[0]) == {"image", "caption", "tag", "description"}
     assert all((world_folder / record["image"]).is_file() for record in captioned)
     assert lines(world_folder / "prompts.jsonl") == list(held_out(SEED))
+    assert lines(world_folder / "reward_prompts.jsonl") == reward_prompts(SEED)
     assert lines(world_folder / "tuning_prompts.jsonl") == training_prompts(SEED)
     assert (world_folder / "contact_sheet.png").stat().st_size > 1000
     for name in ("questions.json", "val_questions.json"):
@@ -238,3 +253,22 @@ def test_bad_input_is_one_line(world_folder: Path, tmp_path: Path, monkeypatch: 
         make_world.main()
     with pytest.raises(UserError, match=r"scenes\.jsonl"):
         world.read_world(tmp_path, "train")
+
+
+def test_a_judge_is_asked_as_it_was_trained() -> None:
+    """`scripts/demo/phrasing.yaml` words questions as `questions.ask` does; each kind it can make occurs there."""
+    worded = read_phrasing(str(Path(make_world.__file__).with_name("phrasing.yaml")))
+    assert worded.colors == world_shapes.COLORS
+    trained: dict[str, set[str]] = {}
+    for index in range(3000):
+        for question in questions.ask(scenes.make_scene(index, seed=0), np.random.default_rng(index)):
+            trained.setdefault(question.text, set()).add(question.answer)
+    asked = [
+        (text, one.answer)
+        for _, metadata in list(all_prompts())[::7]
+        for one in questions_of(ScoredPrompt(str(metadata["prompt"]), metadata), worded)
+        for text in one.texts
+    ]
+    assert len({text for text, _ in asked}) > 60
+    for text, answer in asked:
+        assert answer in trained[text], text

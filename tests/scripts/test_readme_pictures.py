@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +22,25 @@ from scripts.demo import readme_pictures
 BLUE, RED = (0, 0, 255), tuple(bytes.fromhex(WRONG[1:]))
 
 
-def test_what_fails_the_rules_is_framed(tmp_path: Path) -> None:
+def leave_verdicts(demo: Path, folder: str, right: set[int]) -> None:
+    """Pictures of three prompts of two tags, `right` those whose number is; as an evaluation elsewhere leaves them."""
     lines = []
     for number, (tag, prompt) in enumerate(
         [("colors", "a blue one"), ("colors", "another"), ("counting", "two")]
     ):
-        folder = tmp_path / "geneval" / "pictures" / f"{number:05d}" / "samples"
-        folder.mkdir(parents=True)
+        samples = demo / folder / "pictures" / f"{number:05d}" / "samples"
+        samples.mkdir(parents=True)
         for image in range(readme_pictures.COLUMNS + 1):
-            path = folder / f"{image:04d}.png"
+            path = samples / f"{image:04d}.png"
             Image.new("RGB", (32, 32), BLUE).save(path)
-            filename = f"elsewhere/{path.relative_to(tmp_path)}"
-            lines.append({"tag": tag, "prompt": prompt, "filename": filename, "correct": image % 2 == 0})
-    path = tmp_path / "geneval" / "verdicts.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            metadata = json.dumps({"tag": tag, "prompt": prompt})
+            filename = f"elsewhere/{path.relative_to(demo)}"
+            lines.append({"metadata": metadata, "filename": filename, "correct": image in right})
+    (demo / folder / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
+
+def test_what_fails_the_rules_is_framed(tmp_path: Path) -> None:
+    leave_verdicts(tmp_path, "geneval", {0, 2, 4, 6})
     page = readme_pictures.drawn(tmp_path)
     assert page.height == 2 * (SIDE + GAP)  # a row for the first prompt of each tag
     for column in range(readme_pictures.COLUMNS):
@@ -44,9 +49,22 @@ def test_what_fails_the_rules_is_framed(tmp_path: Path) -> None:
         assert page.getpixel((left + SIDE // 2, SIDE // 2)) == BLUE
     assert left + SIDE + GAP == page.width
 
-    path.unlink()
+    (tmp_path / "geneval" / "verdicts.jsonl").unlink()
     with pytest.raises(UserError, match=r"verdicts\.jsonl: no pictures were judged there"):
         readme_pictures.drawn(tmp_path)
+
+
+def test_post_training_is_shown_beside_what_was_before(tmp_path: Path) -> None:
+    leave_verdicts(tmp_path, "geneval", {1})
+    leave_verdicts(tmp_path, "geneval_post_trained", {0, 1, 3})
+    page = readme_pictures.post_training(tmp_path)
+    # The corner of each picture, from left to right, of the first row.
+    top = page.height - 2 * (SIDE + GAP)
+    colors = [page.getpixel((x, top + 2)) for x in range(PROMPT, page.width)]
+    tiles = [
+        color for before, color in pairwise(colors) if color in (BLUE, RED) and before not in (BLUE, RED)
+    ]
+    assert tiles == [RED, BLUE, RED, RED, BLUE, BLUE, RED, BLUE]
 
 
 def test_scenes_stand_above_what_is_left_of_them(world_folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from watched import Engine, watched
 from common.errors import UserError
 from common.models.vqrae import VQRAE
 from common.training.ema import ShardedEMA
-from tokenizer import assemble
+from tokenizer import assemble, codebook_revival
 from tokenizer.config import TokenizerConfig
 from tokenizer.train import train
 
@@ -129,7 +129,7 @@ def test_the_teacher_is_a_frozen_copy(everything: Seen, stage_1: Seen) -> None:
 
 
 def test_the_quantizer_reads_the_hidden_states_that_the_recipe_names(
-    stage_1: Seen, pictures: Path, tmp_path: Path
+    stage_1: Seen, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In both stages, with the teacher near; another recipe than the checkpoint's is refused; and dead codes come back
     where the quantizer reads."""
@@ -148,6 +148,9 @@ def test_the_quantizer_reads_the_hidden_states_that_the_recipe_names(
         other_layers = f"model.quantizer_layers={stated}"
         with pytest.raises(UserError, match=r"the checkpoint has \[0, 1\]"):
             assemble.assemble_model(tiny.tokenizer_recipe(pictures, tmp_path / "two", former, other_layers))
+    given: list[Tensor] = []
+    revive = codebook_revival.revive
+    monkeypatch.setattr(codebook_revival, "revive", lambda *a: (given.append(a[2]), revive(*a))[1])
     held = ("loss.quantizer_distillation=2.0", "logging.log_every=1", quick)
     watch = ("codebook_watch={min_usage: 1.0, lines: 1, revive: true}",)
     two = Seen(
@@ -157,6 +160,7 @@ def test_the_quantizer_reads_the_hidden_states_that_the_recipe_names(
     assert first["quantizer_distillation"] < 1e-6 < last["quantizer_distillation"]
     assert first["distillation"] < 1e-6 < last["distillation"]
     assert sum(line.get("revived_codes", 0) for line in two.lines()) > 0
+    assert max(float(features.mean(-1).abs().max()) for features in given) < 1e-5  # tokens are normalised
     # Every way of exporting says what is read.
     assert json.loads((two.run / "model_config.json").read_text())["quantizer_layers"] == [0, 1]
 
