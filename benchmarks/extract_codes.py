@@ -106,8 +106,8 @@ def main() -> None:
 @torch.no_grad()
 def _encode(vqrae: VQRAE, pixels: torch.Tensor, precision: str) -> None:
     with autocast(precision, pixels.device):  # type: ignore[arg-type]
-        features = vqrae.encode_features(pixels)
-    features[0, 0, 0].item()  # waits for the device
+        read = vqrae.read(vqrae.encoder_pixels(pixels))
+    read.quantizer_input[0, 0, 0].item()  # waits for the device
 
 
 def _write_pictures(folder: Path, count: int, side: int) -> Path:

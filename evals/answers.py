@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+INSTRUCTION = "Answer with yes or no."
+PLACES = ("source", "clip")
+NEITHER = 0.05  # of the answers at most may be no choice, or who answers is no judge
+
+
 class Answers:
     """The answers in `folder`, by all processes of this run and former ones; None keeps them in memory only.
 
@@ -70,6 +75,16 @@ def answer_key(
     for picture in pictures:
         digest.update(picture_digest(picture).encode())
     return digest.hexdigest()
+
+
+def essential(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What looks or answers, as JSON gives it back, without where its weights lie: they have their hashes."""
+    found = {
+        key: essential(value) if isinstance(value, Mapping) else value
+        for key, value in identity.items()
+        if key not in PLACES
+    }
+    return dict(json.loads(json.dumps(found)))
 
 
 def picture_digest(picture: Image.Image) -> str:

@@ -110,8 +110,8 @@ def describe(model: VQRAE, pixels: Tensor) -> tuple[Tensor, Tensor]:
     from common.data.images import to_float
 
     with torch.inference_mode():
-        features = model.encoder(to_float(pixels))
-        codes = model.quantizer(features).codes
+        features, quantizer_input = model.read(to_float(pixels))
+        codes = model.quantizer(quantizer_input).codes
         return features.mean(dim=1), model.quantizer.lookup(codes).mean(dim=1)
 
 

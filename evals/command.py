@@ -19,6 +19,7 @@ def build_parser(
     description: str | None,
     model: str,
     model_is_optional: bool = False,
+    several_models: bool = False,
     writes: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """A parser with the shared arguments, to which an evaluation adds its own.
@@ -28,9 +29,11 @@ def build_parser(
         model: what MODEL may be.
         writes: names of what it writes into DIR, beside results.json.
         model_is_optional: its absence is not the parser's to refuse, but preflight's, beside what else is missing.
+        several_models: MODEL is one or more, a list.
     """
     parser = described_parser(description, prog=prog)
-    parser.add_argument("model", metavar="MODEL", help=model, nargs="?" if model_is_optional else None)
+    nargs = "+" if several_models else "?" if model_is_optional else None
+    parser.add_argument("model", metavar="MODEL", help=model, nargs=nargs)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="score only N samples; marked partial, not comparable"

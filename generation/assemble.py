@@ -36,8 +36,9 @@ def assemble_vqrae(config: ModelConfig) -> VQRAE:
     with refusing("model.tokenizer.source", UserError):
         vqrae, _ = load_vqrae(stated.source)
     check_architecture(vqrae.config.encoder_config, stated.encoder, stated.source)
-    sizes = {key: getattr(stated, key) for key in ("codebook_size", "codebook_dim", "output_patch_size")}
-    check_architecture(vqrae.config, sizes, stated.source, "model.tokenizer.")
+    fields = ("codebook_size", "codebook_dim", "output_patch_size", "quantizer_layers")
+    shape = {key: getattr(stated, key) for key in fields}
+    check_architecture(vqrae.config, shape, stated.source, "model.tokenizer.")
     return vqrae.eval().requires_grad_(False)
 
 
@@ -132,4 +133,4 @@ def generator_on_meta(config: ModelConfig) -> tuple[Any, VQRAE]:
     with torch.device("meta"):
         model = build_causal_lm({**stated.architecture, "vocab_size": rows}, ARCHITECTURE)
     sizes = (tokenizer.codebook_size, tokenizer.codebook_dim, tokenizer.output_patch_size)
-    return model, vqrae_on_meta(tokenizer.encoder, *sizes)
+    return model, vqrae_on_meta(tokenizer.encoder, *sizes, quantizer_layers=tokenizer.quantizer_layers)

@@ -29,6 +29,6 @@ class CodeEncoder:
         """uint8 (B, 3, h q, w q) -> codes (B, h, w) int64, on the VQRAE's device."""
         pixels = to_float(pixels.to(self.table.device, non_blocking=True))
         with autocast(self.precision, pixels.device):
-            features = self.vqrae.encode_features(pixels)
-        codes = nearest_codes(self.vqrae.quantizer.embed(features), self.table)
+            read = self.vqrae.read(self.vqrae.encoder_pixels(pixels))
+        codes = nearest_codes(self.vqrae.quantizer.embed(read.quantizer_input), self.table)
         return codes.unflatten(1, grid_of(pixels, self.vqrae.config.output_patch_size))

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from common.config import Architecture, Count, Number, Rate, Seed, Share, between, configclass, stating
 from common.data.config import DataConfig, SourceConfig
 from common.errors import UserError
+from common.models.quantizer_input import layers_problem
 from common.peers import ProcessConfig
 from common.text import checked
 from common.training.best import Scores, check_best
@@ -44,7 +45,17 @@ class TokenizerReference:
     codebook_size: Annotated[int, between(1, 2**16)]  # codes are packed in 16 bits
     codebook_dim: Annotated[int, between(1, 2**16)]
     output_patch_size: Count
+    quantizer_layers: tuple[Number, ...] | None = None  # of its encoder's hidden states; null: the last alone
     precision: Literal["fp32", "bf16_autocast"]
+
+    def __post_init__(self) -> None:
+        if self.quantizer_layers is None:
+            return
+        depth = self.encoder.get("num_hidden_layers")
+        if not isinstance(depth, int):
+            raise ValueError("encoder: expected num_hidden_layers to be stated, since quantizer_layers is")
+        if problem := layers_problem(self.quantizer_layers, depth):
+            raise ValueError(f"quantizer_layers: {problem}")
 
 
 @configclass

@@ -41,6 +41,8 @@ from generation.sampling import Sampling
 from generation.sampling_file import as_json
 
 SHEET_PROMPTS, SHEET_PICTURES = 16, 8
+CHOSEN = "chosen_by"
+"""In settings.json: who has chosen the pictures from more of them; absent where nobody has."""
 Naming = Callable[[Job], str]
 
 
@@ -85,6 +87,16 @@ def draw(
     Raises:
         UserError: a model, prompt or setting that cannot be used, before anything is drawn.
     """
+    generator = load(drawing, model)
+    return write_pictures(generator, prompts, n, folder, drawing, naming, model, numbers, overwrite)
+
+
+def load(drawing: Drawing, model: str) -> Generator:
+    """The generator as `drawing` says; says which settings of the sampler are used.
+
+    Raises:
+        UserError: a model or setting that cannot be used.
+    """
     device = dist.start_process(drawing.device)
     dtype = getattr(torch, drawing.dtype) if drawing.dtype else None
     generator = Generator.from_pretrained(model, device, dtype)
@@ -96,7 +108,7 @@ def draw(
     if dist.is_main():
         stated = f"; stated here: {', '.join(drawing.stated)}" if drawing.stated else ""
         print(f"sampling: {sampling} ({generator.origin}{stated})", flush=True)
-    return write_pictures(generator, prompts, n, folder, drawing, naming, model, numbers, overwrite)
+    return generator
 
 
 def write_pictures(
@@ -132,7 +144,7 @@ def write_pictures(
     settings = settings_of(generator, drawing, sampling, source)
     check_pictures([folder / "sheet.png"], overwrite)
     if not overwrite:
-        _compare(folder, settings)
+        compare_settings(folder, settings)
     mine = jobs[dist.rank() :: dist.world()]
     shares = dist.gather_objects({job: look(folder / naming(job), job, settings, overwrite) for job in mine})
     states: dict[Job, State] = {job: state for part in shares for job, state in part.items()}
@@ -169,8 +181,8 @@ def settings_of(generator: Generator, drawing: Drawing, sampling: Sampling, sour
     }
 
 
-def _compare(folder: Path, settings: dict[str, Any]) -> None:
-    """Hold what stands in a folder's settings.json, if it has one, against `settings`."""
+def compare_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises `UserError` if a folder's settings.json, where it has one, states others than `settings`."""
     path = folder / "settings.json"
     if not path.is_file():
         return
@@ -181,7 +193,7 @@ def _compare(folder: Path, settings: dict[str, Any]) -> None:
         TypeError,
     ):
         stated = dict(json.loads(path.read_text(encoding="utf-8")))
-    for key, value in settings.items():
+    for key, value in {CHOSEN: None, **settings}.items():
         if key != "model" and stated.get(key) != value:  # the same weights may have moved
             raise UserError(
                 f"{folder}: holds pictures of other settings ({key}: {stated.get(key)}, now {value}); choose "

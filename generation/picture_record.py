@@ -84,11 +84,16 @@ def read_settings(texts: Mapping[Any, Any]) -> dict[str, Any]:
         return {}
 
 
-def places(folder: Path, prompts: Sequence[str]) -> list[int]:
-    """A number for each prompt in a folder of `NNNNN_NNNN.png`: those that are there keep theirs, new ones follow."""
+def places(folder: Path, prompts: Sequence[str], beside: Path | None = None) -> list[int]:
+    """A number for each prompt in a folder of `NNNNN_NNNN.png`: those that are there keep theirs, new ones follow.
+
+    Args:
+        beside: another folder with pictures of the same numbers.
+    """
     numbers: dict[str, int] = {}
     last = -1
-    for path in sorted(folder.glob("[0-9]*_[0-9]*.png")):
+    folders = [folder] if beside is None else [folder, beside]
+    for path in (path for one in folders for path in sorted(one.glob("[0-9]*_[0-9]*.png"))):
         number = path.stem.split("_")[0]
         if not number.isdecimal():
             continue

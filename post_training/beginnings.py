@@ -54,7 +54,7 @@ def training_prompts(config: PostTrainingConfig) -> list[ScoredPrompt]:
     if stated.made is not None:
         from evals.geneval.made_prompts import made_prompts
 
-        found = made_prompts(stated.made.per_tag, stated.made.seed)
+        found = made_prompts(stated.made.per_tag, stated.made.seed, without=without)
     else:
         assert stated.file is not None
         with refusing("prompts.file", UserError):

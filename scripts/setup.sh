@@ -2,7 +2,7 @@
 # Make .venv with everything the project needs. Safe to call again: it does nothing when nothing changed.
 #
 #   bash scripts/setup.sh                       the project and its tests
-#   bash scripts/setup.sh evals app             with these extras too
+#   bash scripts/setup.sh evals app ocr         with these extras too (pyproject.toml has them all)
 #   PYTHON=python3.11 bash scripts/setup.sh     with this Python; else the newest of those that are tested
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -340,6 +340,55 @@ def test_reconstruct_refuses(
 
 
 @pytest.mark.parametrize(
+    ("prompt", "judge", "named"),
+    [
+        ("a circle", "taste", "--judge: expected one of rules:DETECTOR, clip"),
+        ("a circle", "clip:{shelf}/gone", "--judge: missing here: a CLIP: "),
+        (
+            "a circle",
+            "clip:{shelf}/vqrae",
+            "--judge: model: {shelf}/vqrae/config.json: model_type: expected 'clip'",
+        ),
+        (
+            "a circle",
+            "questions:{shelf}/llama",
+            "llama/config.json: model_type: expected 'llava', found 'llama'",
+        ),
+        ("a circle", "rules:{shelf}/empty", "--judge: missing here: the detector's weights: config.json"),
+        (
+            "a circle in the sun",
+            "rules:world",
+            "no rules follow from this prompt: expected a photo of a CLASS",
+        ),
+        ("a sign", "legibility", "--judge: "),  # nothing reads here, or nothing is to be read
+    ],
+)
+def test_generate_refuses_a_judge(
+    prompt: str,
+    judge: str,
+    named: str,
+    command: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [
+        "generate",
+        "{shelf}/no_generator",
+        prompt,
+        "--best-of",
+        "4",
+        "--judge",
+        judge,
+        "--out",
+        "{out}/p",
+    ]
+    assert command(cli.main, *arguments) == 2
+    error = the_error(capsys.readouterr().err)
+    assert all(part in error for part in named.split("{shelf}"))
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
     ("checkpoint", "images", "named"),
     [
         ("llama", "good", "llama/config.json: model_type: expected 'vqrae', found 'llama'"),

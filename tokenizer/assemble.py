@@ -41,14 +41,14 @@ def _former_model(source: str, expected: ModelConfig) -> VQRAE:
         model, _ = load_vqrae(source, expected.attn_implementation)
     tower, stated = model.config.encoder_config, expected.encoder.architecture
     check_architecture(tower, stated, source, "model.encoder.architecture.")
-    fields = ("codebook_size", "codebook_dim", "output_patch_size", "gradient")
+    fields = ("codebook_size", "codebook_dim", "output_patch_size", "gradient", "quantizer_layers")
     check_architecture(model.config, {key: getattr(expected, key) for key in fields}, source, "model.")
     return model
 
 
 def assemble_teacher(model: VQRAE, config: TokenizerConfig) -> VisionEncoder | None:
     """A frozen copy of the encoder as it is now; None without distillation."""
-    if not config.loss.distillation:
+    if not config.loss.teaches:
         return None
     teacher = copy.deepcopy(model.encoder)
     return teacher.requires_grad_(False).eval()
@@ -103,15 +103,16 @@ def _fresh_model(config: ModelConfig) -> VQRAE:
         encoder = build_encoder(architecture, attention)
     else:
         encoder = load_encoder(config.encoder.source, architecture, attention)
+    sizes = (config.codebook_size, config.codebook_dim, config.output_patch_size)
     return VQRAE.from_encoder(
-        encoder, config.codebook_size, config.codebook_dim, config.output_patch_size, gradient=config.gradient
+        encoder, *sizes, gradient=config.gradient, quantizer_layers=config.quantizer_layers
     )
 
 
 def model_on_meta(config: ModelConfig) -> VQRAE:
     """The recipe's model without weights, to be counted; frozen where a run's is."""
     sizes = (config.codebook_size, config.codebook_dim, config.output_patch_size)
-    model = vqrae_on_meta(config.encoder.architecture, *sizes)
+    model = vqrae_on_meta(config.encoder.architecture, *sizes, quantizer_layers=config.quantizer_layers)
     _freeze(model, config)
     return model
 

@@ -28,7 +28,7 @@ def revive(quantizer: SimVQ, dead: Tensor, features: Tensor, seed: int, step: in
 
     Args:
         dead: bool (K,), the same on all ranks.
-        features: this rank's Z_I (B, N, D), as many on every rank.
+        features: what this rank's quantizer read (B, N, D), as many on every rank.
         seed, step: the draw follows from them, and from the rank.
 
     Returns:

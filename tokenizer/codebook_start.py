@@ -34,7 +34,7 @@ class FeatureStatistics:
         self.tokens = torch.zeros((), dtype=torch.float64, device=device)
 
     def update(self, features: Tensor) -> None:
-        """Z_I (B, N, D)."""
+        """What the quantizer reads, (B, N, D)."""
         flat = features.flatten(0, -2).double()
         self.sums += torch.stack([flat.sum(0), flat.square().sum(0)])
         self.tokens += flat.shape[0]
@@ -53,7 +53,7 @@ def start_codebook(quantizer: SimVQ, features: Tensor, start: Start, seed: int) 
 
     Args:
         quantizer: its `feature_mean` and `feature_std` are already set, its W is the identity.
-        features: this rank's sample of Z_I (n, D); ranks may bring different numbers.
+        features: this rank's sample of what the quantizer reads (n, D); ranks may bring different numbers.
         start: `kmeans` and `sample` take codes from the data; `normal` leaves C as it was drawn (rank 0's).
 
     Raises:
@@ -110,7 +110,7 @@ def start_from_data(model: VQRAE, config: TokenizerConfig, device: torch.device)
     batches = tqdm(loader, total=rounds, desc="codebook start", unit="batch", disable=not dist.is_main())
     for batch, _ in zip(batches, range(rounds), strict=False):
         with autocast(config.engine.precision, device):
-            features = model.encode_features(to_float(batch["pixels"].to(device)))
+            features = model.read(model.encoder_pixels(to_float(batch["pixels"].to(device)))).quantizer_input
         statistics.update(features)
         flat = features.flatten(0, 1).float()
         share = min(len(flat), -(-per_rank // rounds))

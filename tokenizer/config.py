@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from common.config import Architecture, Count, Number, Rate, Seed, Weight, between, configclass, stating
 from common.data.config import DataConfig
 from common.models.quantizer import Gradient
+from common.models.quantizer_input import layers_problem
 from common.peers import ProcessConfig
 from common.training.best import Scores, check_best
 from common.training.checkpoint import CheckpointConfig
@@ -76,9 +77,17 @@ class ModelConfig:
     output_patch_size: Count
     codebook_start: CodebookStartConfig
     gradient: Gradient = "straight_through"
+    quantizer_layers: tuple[Number, ...] | None = None
+    """Numbers of the encoder's hidden states that are quantized, their mean after each is normalised per token
+    (`common/models/quantizer_input.py`); null quantizes the last as it is, as the paper does."""
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     quantize: bool = True
     """False trains the continuous autoencoder, the upper bound of what codes can reach."""
+
+    def __post_init__(self) -> None:
+        depth = int(self.encoder.architecture["num_hidden_layers"])
+        if problem := layers_problem(self.quantizer_layers, depth):
+            raise ValueError(f"quantizer_layers: {problem}")
 
     @property
     def warning(self) -> str | None:
@@ -103,6 +112,9 @@ class LossConfig:
     perceptual_model: PerceptualConfig
     distillation: Weight
     """Self-distillation towards the encoder that the run started from; 0 loads no teacher."""
+    quantizer_distillation: Weight = 0.0
+    """The same for what the quantizer reads, where `model.quantizer_layers` makes that another thing than the
+    features: the codes then stay those of the former encoder for longer."""
     discriminator: Weight
     """0 builds no discriminator."""
     discriminator_model: DiscriminatorConfig | None = None
@@ -119,7 +131,7 @@ class LossConfig:
                 "discriminator_model, discriminator_start: expected both, since discriminator is not 0"
             )
         terms = (self.reconstruction, self.codebook, self.commitment, self.perceptual)
-        if not any((*terms, self.distillation, self.discriminator)):
+        if not any((*terms, self.distillation, self.quantizer_distillation, self.discriminator)):
             raise ValueError(
                 "reconstruction: expected a weight other than 0 here or in another term, found none"
             )
@@ -127,6 +139,11 @@ class LossConfig:
             raise ValueError("perceptual: expected 0, since perceptual_model.preset is none")
         if self.first_discriminator_update > (self.discriminator_start or 0):
             raise ValueError("discriminator_update_start: expected no later than discriminator_start")
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a copy of the encoder is kept as the student's teacher."""
+        return bool(self.distillation or self.quantizer_distillation)
 
     @property
     def first_discriminator_update(self) -> int:
@@ -202,9 +219,15 @@ class TokenizerConfig:
         check_best(self.checkpoint, self.logging, self.evaluation.images is not None, self.scores)
         if not self.model.freeze_encoder and self.optimizer.encoder_lr is None:
             raise ValueError("optimizer.encoder_lr: expected a rate, since model.freeze_encoder is false")
-        if self.model.freeze_encoder and self.loss.distillation:
+        for term in ("distillation", "quantizer_distillation"):
+            if self.model.freeze_encoder and getattr(self.loss, term):
+                raise ValueError(
+                    f"loss.{term}: expected 0, since model.freeze_encoder is true and a frozen encoder cannot drift"
+                )
+        if self.model.quantizer_layers is None and self.loss.quantizer_distillation:
             raise ValueError(
-                "loss.distillation: expected 0, since model.freeze_encoder is true and a frozen encoder cannot drift"
+                "loss.quantizer_distillation: expected 0, since model.quantizer_layers is null, so that the quantizer "
+                "reads the features, which loss.distillation holds"
             )
         if self.loss.discriminator and self.optimizer.discriminator_lr is None:
             raise ValueError("optimizer.discriminator_lr: expected a rate, since loss.discriminator is not 0")
@@ -235,6 +258,7 @@ ON_RESUME: Final[Rules] = {
     "loss.perceptual": "applied",
     "loss.perceptual_model": "applied",
     "loss.distillation": "applied",
+    "loss.quantizer_distillation": "applied",
     "loss.discriminator": "switch",  # it brings an engine of its own
     "loss.discriminator_model": "refused",
     "loss.discriminator_start": "applied",

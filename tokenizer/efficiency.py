@@ -61,7 +61,7 @@ def image_flops(config: TokenizerConfig, perceptual: nn.Module | None) -> ImageF
     def generator_step() -> Tensor:
         output = _run(model, pixels, quantize=config.model.quantize)
         loss = sum(value.sum() for value in output.values() if value.requires_grad)
-        if config.loss.distillation:
+        if config.loss.teaches:
             with torch.no_grad():
                 _run(model.encoder, model.encoder_pixels(pixels))
         if perceptual is not None:

@@ -34,8 +34,8 @@ def reconstruct(model: VQRAE, pixels: Tensor, grid: Grid | None = None) -> tuple
     h, w = grid or model.config.grid
     patch = model.encoder.patch_size
     with torch.inference_mode():
-        features = model.encoder(_resized(pixels, (h * patch, w * patch)))
-        codes = model.quantizer(features).codes.unflatten(1, (h, w))
+        read = model.read(_resized(pixels, (h * patch, w * patch)))
+        codes = model.quantizer(read.quantizer_input).codes.unflatten(1, (h, w))
         return _resized(model.decode(codes), (pixels.shape[-2], pixels.shape[-1])), codes
 
 

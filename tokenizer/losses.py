@@ -23,7 +23,8 @@ def reconstruction_l2(reconstruction: Tensor, pixels: Tensor) -> Tensor:
 
 
 def self_distillation(features: Tensor, teacher_features: Tensor) -> Tensor:
-    """mean((Z_I - T(X))^2) over (B, N, D) raw encoder features; no gradient reaches the teacher."""
+    """mean((Z_I - T(X))^2) over (B, N, D), of raw encoder features, or of what the quantizer reads of student and
+    teacher; no gradient reaches the teacher."""
     return F.mse_loss(features.float(), teacher_features.detach().float())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from common.models.quantizer_input import Reading, read
 from common.models.vision_encoder import VisionEncoder
 from common.models.vqrae import VQRAE, VQRAEOutput
 from common.training.engine import Precision, autocast
@@ -51,9 +52,13 @@ class GeneratorObjective:
             terms["perceptual"] = self.perceptual(reconstruction, pixels)
             total = total + weights.perceptual * terms["perceptual"]
         if self.teacher is not None:
-            target = self._teach(pixels)
-            terms["distillation"] = losses.self_distillation(output.features, target)
-            total = total + weights.distillation * terms["distillation"]
+            target, read_by_it = self._teach(pixels)
+            if weights.distillation:
+                terms["distillation"] = losses.self_distillation(output.features, target)
+                total = total + weights.distillation * terms["distillation"]
+            if weights.quantizer_distillation:
+                terms["quantizer_distillation"] = losses.self_distillation(output.quantizer_input, read_by_it)
+                total = total + weights.quantizer_distillation * terms["quantizer_distillation"]
             reported["teacher_cosine"] = losses.teacher_cosine(output.features, target)
         if fake_logits is not None:
             terms["adversarial"] = losses.generator_loss(fake_logits)
@@ -61,10 +66,10 @@ class GeneratorObjective:
         return total, {"loss": total.detach()} | {k: v.detach() for k, v in (terms | reported).items()}
 
     @torch.no_grad()
-    def _teach(self, pixels: Tensor) -> Tensor:
+    def _teach(self, pixels: Tensor) -> Reading:
         assert self.teacher is not None
         with autocast(self.precision, pixels.device):
-            return self.teacher(self.model.encoder_pixels(pixels))
+            return read(self.teacher, self.model.encoder_pixels(pixels), self.model.config.quantizer_layers)
 
 
 def discriminator_objective(

@@ -205,7 +205,7 @@ def train(config: TokenizerConfig, options: RunOptions = NO_OPTIONS) -> None:
                 line |= used
                 if dead is not None:
                     line["revived_codes"] = revive(
-                        model.quantizer, dead, output.features.detach(), config.seed, step
+                        model.quantizer, dead, output.quantizer_input.detach(), config.seed, step
                     )
             line["grad_norm"] = float(generator.get_global_grad_norm() or 0.0)
             line |= {

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.models.vqrae import VQRAE, VQRAEConfig
+    from evals.scorers.best_of import best_of
     from generation.generator import Generator
     from generation.sampling import Sampling
     from understanding.chat.decoding import Decoding
@@ -37,6 +38,7 @@ __all__ = [
     "Sampling",
     "VQRAEConfig",
     "__version__",
+    "best_of",
 ]
 
 HOMES = {
@@ -47,6 +49,7 @@ HOMES = {
     "Decoding": "understanding.chat.decoding",
     "Generator": "generation.generator",
     "Sampling": "generation.sampling",
+    "best_of": "evals.scorers.best_of",
 }
 
 

@@ -2,12 +2,17 @@
 
     vqrae generate MODEL "a photo of a red circle" -n 4 --out DIR
     vqrae generate MODEL --prompts FILE -n 4 --out DIR
+    vqrae generate MODEL "a photo of two circles" --best-of 8 --judge rules:world --out DIR
     torchrun --nproc-per-node 8 -m vqrae.cli generate MODEL --prompts FILE --out DIR
 
 DIR receives one PNG per picture, with prompt, seed and settings in its text chunks; settings.json; and sheet.png with
 the first of them. FILE has one prompt a line, or, as .jsonl, one object with `prompt` a line (GenEval's metadata).
 Pictures that are there are kept, if they are of the same model and settings: so a call that was stopped goes on where
 it was when it is repeated, and prompts and pictures (-n) may be added.
+
+--best-of 8 draws eight pictures of each prompt, and DIR receives the best -n of them by --judge, with scores.jsonl, all
+scores. Judges are GenEval's rules (a prompt's line has its metadata, or its text is in GenEval's phrasing), CLIP's
+similarity, a LLaVA-style model that is asked questions, or a reader of what is written (the line's `text`, or TEXT).
 
 The random numbers of a picture follow from seed, prompt and its number among the pictures of that prompt. Batches of
 another size round otherwise, which rarely changes a picture in float32, and often in bfloat16; --deterministic draws
@@ -25,6 +30,7 @@ from common.errors import UserError
 from common.text import checked, parse_json, read_lines
 from generation.drawing import Drawing
 from generation.drawing import add_arguments as add_drawing
+from vqrae import choosing
 
 HELP = "draw pictures for a prompt, or for a file of prompts"
 
@@ -40,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="draw over pictures of another model or other settings"
     )
+    choosing.add_arguments(parser)
     add_drawing(parser)
 
 
@@ -52,6 +59,10 @@ def run(arguments: argparse.Namespace) -> None:
         dict.fromkeys(map(checked, prompts))
     )  # the same prompt twice would be the same pictures twice
     drawing = Drawing.read(vars(arguments))
+    choosing.check(arguments)
+    if arguments.best_of is not None:
+        choosing.run(arguments, prompts, drawing)
+        return
 
     from common import dist
     from generation.picture_folder import draw

@@ -69,7 +69,10 @@ def check_architecture(
     for field, value in stated.items():
         rotations = getattr(config, "rope_parameters", None) or {}  # where transformers keeps `rope_theta`
         found = getattr(config, field, rotations.get(field))
-        found = found[0] if isinstance(found, (list, tuple)) else found
+        if isinstance(value, (list, tuple)):
+            value, found = list(value), list(found) if isinstance(found, (list, tuple)) else found
+        elif isinstance(found, (list, tuple)) and value is not None:
+            found = found[0]  # a square by its sides
         if found != value:
             raise UserError(
                 f"{source}: {path}{field}: the recipe states {value!r}, the checkpoint has {found!r}"

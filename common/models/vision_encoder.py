@@ -9,6 +9,7 @@ Legend: B images, N = h w tokens, D encoder width, p patch size.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,6 +60,11 @@ class VisionEncoder(nn.Module):
         return self.model.config.hidden_size
 
     @property
+    def depth(self) -> int:
+        """L, layers."""
+        return self.model.config.num_hidden_layers
+
+    @property
     def patch_size(self) -> int:
         """p, in pixels."""
         return side_of(self.model.config.patch_size)
@@ -68,10 +74,20 @@ class VisionEncoder(nn.Module):
         """The resolution its positions were trained for, in pixels."""
         return side_of(self.model.config.image_size)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """RGB in [0, 1] (B, 3, H, W) -> Z_I (B, N, D), raster order. H and W are multiples of p; where they
-        differ from `image_size`, positions are interpolated."""
-        return self.read(self.normalize(pixels))
+    def forward(
+        self, pixels: Tensor, layers: Collection[int] | None = None
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """RGB in [0, 1] (B, 3, H, W) -> Z_I (B, N, D), raster order; where `layers` are named, Z_I and a list of these
+        hidden states, all from one pass. H and W are multiples of p; where they differ from `image_size`, positions
+        are interpolated."""
+        pixel_values = self.normalize(pixels)
+        if layers is None:
+            return self.read(pixel_values)
+        picked = []
+        for number, state in enumerate(self.hidden_states(pixel_values)):
+            if number in layers:
+                picked.append(state)
+        return state, picked
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """RGB in [0, 1] -> the tower's `pixel_values`."""
@@ -94,6 +110,15 @@ class VisionEncoder(nn.Module):
 
     def read(self, pixel_values: Tensor) -> Tensor:
         """Normalised pixels (B, 3, H, W) -> Z_I (B, N, D): what the downstream class reads."""
+        for state in self.hidden_states(
+            pixel_values
+        ):  # each but the last is forgotten, unless a gradient needs it
+            last = state
+        return last
+
+    def hidden_states(self, pixel_values: Tensor) -> Iterator[Tensor]:
+        """Normalised pixels (B, 3, H, W) -> (B, N, D) each: the embeddings (number 0), and what every layer makes of
+        them, numbered as in transformers' `hidden_states`; the last (number L) is Z_I."""
         raise NotImplementedError
 
     def unread_parameters(self) -> list[nn.Parameter]:
@@ -129,9 +154,10 @@ class SiglipVisionEncoder(VisionEncoder):
     model_class = SiglipVisionModel
     default_mean = default_std = (0.5, 0.5, 0.5)
 
-    def read(self, pixel_values: Tensor) -> Tensor:
-        embeddings = self.model.embeddings(pixel_values, interpolate_pos_encoding=True)
-        return self.model.encoder(inputs_embeds=embeddings).last_hidden_state
+    def hidden_states(self, pixel_values: Tensor) -> Iterator[Tensor]:
+        yield (hidden := self.model.embeddings(pixel_values, interpolate_pos_encoding=True))
+        for layer in self.model.encoder.layers:
+            yield (hidden := layer(hidden, None))  # without a mask
 
     def unread_parameters(self) -> list[nn.Parameter]:
         head = self.model.head.parameters() if self.model.use_head else []
@@ -163,8 +189,12 @@ class InternVisionEncoder(VisionEncoder):
     default_mean = (0.485, 0.456, 0.406)
     default_std = (0.229, 0.224, 0.225)
 
-    def read(self, pixel_values: Tensor) -> Tensor:
-        return self.model(pixel_values).last_hidden_state[:, 1:]
+    def hidden_states(self, pixel_values: Tensor) -> Iterator[Tensor]:
+        hidden = self.model.embeddings(pixel_values)
+        for layer in self.model.encoder.layer:
+            yield hidden[:, 1:]
+            hidden = layer(hidden)
+        yield self.model.layernorm(hidden)[:, 1:]  # no norm in the InternVL checkpoints
 
     @staticmethod
     def layers(config: PreTrainedConfig) -> nn.Module:

@@ -31,6 +31,7 @@ from transformers.utils import ModelOutput
 from common.files import obeying_umask
 from common.models.pixel_decoder import PixelDecoder
 from common.models.quantizer import Quantized, SimVQ
+from common.models.quantizer_input import Reading, layers_problem, read
 from common.models.vision_encoder import FAMILIES, Grid, VisionEncoder, grid_of, side_of
 
 
@@ -43,6 +44,8 @@ class VQRAEConfig(PreTrainedConfig):
         codebook_size: K. codebook_dim: E.
         output_patch_size: q, pixels per token side in the output.
         gradient: how gradients pass the quantizer.
+        quantizer_layers: numbers of the hidden states that the quantizer reads, see
+            `common/models/quantizer_input.py`; None: Z_I alone, as in the paper.
     """
 
     model_type = "vqrae"
@@ -57,6 +60,14 @@ class VQRAEConfig(PreTrainedConfig):
     codebook_dim: int = 1536  # Table 7
     output_patch_size: int = 16
     gradient: Literal["straight_through", "rotation"] = "straight_through"
+    quantizer_layers: list[int] | tuple[int, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written; the paper's model says nothing of a choice that older versions did not have."""
+        tree = super().to_dict()
+        if tree.get("quantizer_layers") is None:
+            tree.pop("quantizer_layers", None)
+        return tree
 
     @property
     def image_size(self) -> int:
@@ -72,19 +83,22 @@ class VQRAEConfig(PreTrainedConfig):
 
 @dataclass
 class VQRAEEncoding(ModelOutput):
-    """features Z_I (B, N, D), continuous; codes (B, h, w) int64 in [0, K)."""
+    """features Z_I (B, N, D), continuous; codes (B, h, w) int64 in [0, K); quantizer_input (B, N, D), of which the
+    codes are the nearest: the features themselves, unless `config.quantizer_layers` names others."""
 
     features: Tensor = None  # type: ignore[assignment]  # ModelOutput wants defaults
     codes: Tensor = None  # type: ignore[assignment]
+    quantizer_input: Tensor = None  # type: ignore[assignment]
 
 
 @dataclass
 class VQRAEOutput(ModelOutput):
-    """reconstruction (B, 3, H, W), around [0, 1] and not clamped; features (B, N, D); codes (B, h, w), absent
-    without quantization; the quantizer's two losses and norms, scalars."""
+    """reconstruction (B, 3, H, W), around [0, 1] and not clamped; features and quantizer_input (B, N, D), as in
+    `VQRAEEncoding`; codes (B, h, w), absent without quantization; the quantizer's two losses and norms, scalars."""
 
     reconstruction: Tensor = None  # type: ignore[assignment]
     features: Tensor = None  # type: ignore[assignment]
+    quantizer_input: Tensor = None  # type: ignore[assignment]
     codes: Tensor | None = None
     codebook_loss: Tensor = None  # type: ignore[assignment]
     commitment_loss: Tensor = None  # type: ignore[assignment]
@@ -112,6 +126,8 @@ class VQRAE(PreTrainedModel):
         tower._attn_implementation = self.config._attn_implementation  # for encoder and decoder alike
         family = FAMILIES[tower.model_type]
         self.encoder = family(tower, config.image_mean, config.image_std)
+        if problem := layers_problem(config.quantizer_layers, self.encoder.depth):
+            raise ValueError(f"quantizer_layers: {problem}")
         self.quantizer = SimVQ(self.encoder.width, config.codebook_size, config.codebook_dim, config.gradient)
         self.decoder = PixelDecoder(family, tower, config.codebook_dim, config.output_patch_size, config.grid)
         self.post_init()
@@ -146,15 +162,18 @@ class VQRAE(PreTrainedModel):
         `quantize=False` passes Z_c by the codebook: the continuous autoencoder, the quantizer's upper bound.
         """
         grid = grid_of(pixels, self.config.output_patch_size)
-        features = self.encode_features(pixels)
+        features, quantizer_input = self.read(self.encoder_pixels(pixels))
         if not quantize:
             return VQRAEOutput(
-                reconstruction=self.decoder(self.quantizer.embed(features), grid), features=features
+                reconstruction=self.decoder(self.quantizer.embed(quantizer_input), grid),
+                features=features,
+                quantizer_input=quantizer_input,
             )
-        quantized: Quantized = self.quantizer(features)
+        quantized: Quantized = self.quantizer(quantizer_input)
         return VQRAEOutput(
             reconstruction=self.decoder(quantized.vectors, grid),
             features=features,
+            quantizer_input=quantizer_input,
             codes=quantized.codes.unflatten(1, grid),
             codebook_loss=quantized.codebook_loss,
             commitment_loss=quantized.commitment_loss,
@@ -162,8 +181,13 @@ class VQRAE(PreTrainedModel):
             code_norm=quantized.code_norm,
         )
 
+    def read(self, encoder_pixels: Tensor) -> Reading:
+        """RGB as the encoder sees it (B, 3, h p, w p), see `encoder_pixels` -> features and the quantizer's input, in
+        one pass of the encoder. Whatever is quantized comes from here."""
+        return read(self.encoder, encoder_pixels, self.config.quantizer_layers)
+
     def encode_features(self, pixels: Tensor) -> Tensor:
-        """RGB in [0, 1] (B, 3, h q, w q) -> Z_I (B, N, D)."""
+        """RGB in [0, 1] (B, 3, h q, w q) -> Z_I (B, N, D), for a language model and not for the quantizer."""
         return self.encoder(self.encoder_pixels(pixels))
 
     def encoder_pixels(self, pixels: Tensor) -> Tensor:
@@ -181,11 +205,10 @@ class VQRAE(PreTrainedModel):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> VQRAEEncoding:
         """RGB in [0, 1] (B, 3, H, W) -> features (B, N, D) for understanding, codes (B, h, w) for generation."""
-        features = self.encode_features(pixels)
-        codes = self.quantizer(features).codes
-        return VQRAEEncoding(
-            features=features, codes=codes.unflatten(1, grid_of(pixels, self.config.output_patch_size))
-        )
+        grid = grid_of(pixels, self.config.output_patch_size)
+        features, quantizer_input = self.read(self.encoder_pixels(pixels))
+        codes = self.quantizer(quantizer_input).codes.unflatten(1, grid)
+        return VQRAEEncoding(features=features, codes=codes, quantizer_input=quantizer_input)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -205,8 +228,22 @@ class VQRAE(PreTrainedModel):
 
     @torch.no_grad()
     def decode_features(self, features: Tensor, grid: Grid) -> Tensor:
-        """Z_I (B, h w, D) -> RGB in [0, 1], through the nearest codes."""
-        return self.decode(self.quantizer(features).codes.unflatten(1, grid))
+        """Z_I (B, h w, D) -> RGB in [0, 1], through the nearest codes.
+
+        Raises:
+            ValueError: this model's codes are made of other hidden states.
+        """
+        if self.config.quantizer_layers is not None:
+            raise ValueError(
+                f"features: the quantizer of this model reads the hidden states {list(self.config.quantizer_layers)}; "
+                "decode_quantizer_input takes what it reads, `encode(pixels).quantizer_input`"
+            )
+        return self.decode_quantizer_input(features, grid)
+
+    @torch.no_grad()
+    def decode_quantizer_input(self, quantizer_input: Tensor, grid: Grid) -> Tensor:
+        """What the quantizer reads (B, h w, D) -> RGB in [0, 1], through the nearest codes."""
+        return self.decode(self.quantizer(quantizer_input).codes.unflatten(1, grid))
 
     def image_processor(self) -> CLIPImageProcessor:
         """Picture -> `pixel_values` in [0, 1]: shorter edge resized (bicubic), centre crop, no normalisation."""

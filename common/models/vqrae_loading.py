@@ -53,9 +53,11 @@ def load_tower(
     return encoder
 
 
-def vqrae_on_meta(
-    encoder: dict[str, Any], codebook_size: int, codebook_dim: int, output_patch_size: int
-) -> VQRAE:
-    """A VQRAE without weights, to be counted; `encoder` is the architecture of its tower."""
+def vqrae_on_meta(encoder: dict[str, Any], *sizes: int, **fields: Any) -> VQRAE:
+    """A VQRAE without weights, to be counted.
+
+    Args:
+        encoder: the architecture of its tower. sizes, fields: as `VQRAE.from_encoder` takes them.
+    """
     with torch.device("meta"):
-        return VQRAE.from_encoder(build_encoder(encoder), codebook_size, codebook_dim, output_patch_size)
+        return VQRAE.from_encoder(build_encoder(encoder), *sizes, **fields)

@@ -19,9 +19,9 @@ from torch.nn.functional import normalize
 
 from common.errors import refusing
 from common.models.strict_loading import load_strictly
+from evals.detectors.coco_classes import COLORS as COLORS
 from evals.detectors.detection import Box
 
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 TEMPLATES = ("a photo of a {c} {name}", "a photo of a {c}-colored {name}", "a photo of a {c} object")
 BACKGROUND = "#999"
 

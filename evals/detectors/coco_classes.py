@@ -1,4 +1,4 @@
-"""COCO's 80 classes as GenEval's prompts name them, in the order of the detector's outputs.
+"""COCO's 80 classes as GenEval's prompts name them, in the order of the detector's outputs; and GenEval's ten colours.
 
 Other checkpoints name some differently (mouse, remote, keyboard): classes are matched by their index.
 """
@@ -14,3 +14,5 @@ CLASSES = (
     "computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock",
     "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
+
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")

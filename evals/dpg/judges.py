@@ -14,10 +14,9 @@ from PIL import Image
 
 from common.errors import UserError, refusing
 from common.models.weight_files import resolve_folder, weights_sha256
-from evals.answers import model_digest
+from evals.answers import INSTRUCTION, model_digest
 from evals.dpg.mplug.released import HOW, NAME, find, looks_like
 
-INSTRUCTION = "Answer with yes or no."
 BLANK = 64  # px
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from common import dist
 from common.errors import UserError
 from common.files import write_text
+from evals.answers import NEITHER
 from evals.dpg.answers import Given, neither
 from evals.dpg.mplug.released import NAME
 from evals.dpg.rules import Item, Mode, blob_of, cascade, is_official, item_score, orphans, scores
@@ -20,7 +21,6 @@ from evals.results import Results
 from evals.targets import find
 
 OFFICIAL_ITEMS = 1065
-NEITHER = 0.05  # of the answers at most, or the judge is none
 
 
 def report(

@@ -22,6 +22,7 @@ from PIL import Image
 from common.data.images import CorruptImage, open_image
 from common.errors import UserError, refusing
 from common.files import write_text
+from evals.answers import essential
 from evals.detectors.detection import Detection, Detector
 from evals.geneval.prompts import Picture, Prompt
 from evals.geneval.rules import Metadata, judge
@@ -136,9 +137,11 @@ def _with_colors(picture: Picture, detections: Sequence[Detection]) -> list[Dete
 def _key(detector: Detector, picture: Picture) -> dict[str, Any]:
     with refusing(f"{picture.path}: cannot be read", OSError):
         sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
-    # Weights have their hashes; where they lie changes nothing.
-    same = {name: value for name, value in detector.identity.items() if name not in ("source", "clip")}
-    key = {"picture_sha256": sha256, "prompt": picture.prompt.metadata, "detector": same}
+    key = {
+        "picture_sha256": sha256,
+        "prompt": picture.prompt.metadata,
+        "detector": essential(detector.identity),
+    }
     return dict(json.loads(json.dumps(key)))
 
 

@@ -9,12 +9,14 @@ from common.errors import UserError, refusing
 from evals.detectors.opening import CLIP, detector_needs, open_detector
 from evals.preflight import Need
 from evals.preflight import model as model_need
+from evals.scorers.asked import read_phrasing
 from evals.scorers.config import ScorerConfig, check_scorers
 from evals.scorers.prompts import ScoredPrompt
 
 if TYPE_CHECKING:
     import torch
 
+    from evals.detectors.detection import Detector
     from evals.scorers.scorer import Scorer
     from evals.scorers.weighted import WeightedScorer
 
@@ -35,6 +37,8 @@ def check_there(config: ScorerConfig, where: str) -> None:
         _require([model_need(config.model or CLIP, "a CLIP", "model")], where)
     elif config.kind == "questions":
         _require([model_need(str(config.model), "a model that answers questions", "model")], where)
+        with refusing(f"{where}: phrasing", UserError):
+            read_phrasing(config.phrasing)
 
 
 def open_scorer(
@@ -47,12 +51,22 @@ def open_scorer(
     """
     check_there(config, where)
     if config.kind == "rules":
-        return _rules(config, prompts, where, device)
+        from evals.scorers.rules import RulesScorer
+
+        detector = open_rules_detector(config, where, device)
+        with refusing(where, UserError):
+            return RulesScorer(detector, prompts, config.graded)
+    if config.kind == "legibility":
+        return _legibility(config, prompts, where)
     from common.models.weight_files import resolve_folder
+    from evals.scorers.questions import QuestionsScorer
     from evals.scorers.similarity import ClipScorer
 
     with refusing(f"{where}: model", UserError):
-        return ClipScorer(resolve_folder(config.model or CLIP), device, prompts)
+        if config.kind == "clip":
+            return ClipScorer(resolve_folder(config.model or CLIP), device, prompts)
+        phrasing = read_phrasing(config.phrasing)
+        return QuestionsScorer(str(config.model), device, prompts, phrasing, config.answers)
 
 
 def open_weighted(
@@ -77,17 +91,25 @@ def open_weighted(
     )
 
 
-def _rules(
-    config: ScorerConfig, prompts: Sequence[ScoredPrompt], where: str, device: torch.device | str
-) -> Scorer:
-    from evals.geneval.detections import check_opened
-    from evals.scorers.rules import RulesScorer
+def _legibility(config: ScorerConfig, prompts: Sequence[ScoredPrompt], where: str) -> Scorer:
+    from evals.reading import open_reader
+    from evals.scorers.legibility import LegibilityScorer
 
+    with refusing(f"{where}: reader", UserError):
+        reader = open_reader(config.reader)
+    with refusing(where, UserError):
+        return LegibilityScorer(reader, prompts)
+
+
+def open_rules_detector(config: ScorerConfig, where: str, device: torch.device | str) -> Detector:
+    """The detector of a scorer of kind `rules`; errors as of `open_scorer`."""
+    from evals.geneval.detections import check_opened
+
+    check_there(config, where)
     with refusing(f"{where}: detector", UserError):
         detector = open_detector(str(config.detector), config.color_clip, device)
         check_opened(detector, config.detector)
-    with refusing(where, UserError):
-        return RulesScorer(detector, prompts, config.graded)
+    return detector
 
 
 def _require(needs: Iterable[Need], where: str) -> None:

@@ -47,15 +47,25 @@ def read_scored_prompts(
     Raises:
         UserError: a file cannot be read, a prompt is a benchmark's or one of `held_out`, or there is none.
     """
-    found = list({prompt.text: prompt for prompt in _read(path)}.values())
-    if not found:
-        raise UserError(f"{path}: no prompts")
+    found = prompts_of(path)
     if limit is not None and limit < len(found):
         found = [found[place * len(found) // limit] for place in range(limit)]
     barred = barred_prompts(held_out)
     for prompt in found:
         if whose := barred.get(hashed(prompt.text)):
             raise UserError(f"{path}: {shown(prompt.text)} is a prompt of {whose}: choose others")
+    return found
+
+
+def prompts_of(path: Path) -> list[ScoredPrompt]:
+    """The prompts of a file as of `read_scored_prompts`, a benchmark's too.
+
+    Raises:
+        UserError: it cannot be read, or there are none.
+    """
+    found = list({prompt.text: prompt for prompt in _read(path)}.values())
+    if not found:
+        raise UserError(f"{path}: no prompts")
     return found
 
 

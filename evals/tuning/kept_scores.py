@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import UserError, refusing
 from common.files import write_json
+from evals.answers import essential
 from evals.scorers.prompts import ScoredPrompt
 from evals.scorers.scorer import Scorer
 from generation.generator import Generator
@@ -48,7 +49,7 @@ class KeptScores:
         self.identity = {
             "weights_sha256": generator.weights_sha256,
             "dtype": str(generator.dtype).removeprefix("torch."),
-            "scorer": scorer.identity,
+            "scorer": essential(scorer.identity),
             "prompts": len(prompts),
             "prompts_sha256": hashlib.sha256(stated.encode()).hexdigest(),
             "pictures_per_prompt": n,

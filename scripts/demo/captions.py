@@ -1,8 +1,8 @@
 """Captions in GenEval's own phrasing, with GenEval's metadata, for the scenes of the miniature world.
 
-What is notable here: a caption and its metadata are made together, `holds` judges the metadata by GenEval's
-rules (evals/geneval/rules.py) on the ground truth, and a stratified share of all possible prompts is held out: no
-training caption repeats one of them.
+What is notable here: a caption and its metadata are made together (evals/geneval/phrasing.py), `holds` judges the
+metadata by GenEval's rules (evals/geneval/rules.py) on the ground truth, and a stratified share of all possible prompts
+is held out: no training caption repeats one of them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from itertools import permutations
 import numpy as np
 
 from evals.detectors.world_shapes import COLORS, SHAPES
+from evals.geneval.phrasing import a, color_attr, colors, counting, position, single_object, two_object
 from evals.geneval.rules import RELATIONS, TAGS, Metadata, relations
 from scripts.demo.scenes import SPLITS, Scene, Thing
 
-NUMBERS = {2: "two", 3: "three", 4: "four"}
+NUMBERS = (2, 3, 4)
 
 # Prompts held out in each group. Groups spread them evenly over numbers, relations and first shapes.
 HELD_OUT_PER_GROUP = {
@@ -29,53 +30,6 @@ HELD_OUT_PER_GROUP = {
     "position": 1,  # of 3, for each relation and first shape
     "color_attr": 6,  # of 270, for each first shape
 }
-
-
-def a(noun: str) -> str:
-    """The noun with its article: `a circle`, `an orange circle`."""
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
-
-
-def plural(shape: str) -> str:
-    return shape + ("es" if shape.endswith("s") else "s")
-
-
-def single_object(shape: str) -> Metadata:
-    return _metadata("single_object", [{"class": shape, "count": 1}], a(shape))
-
-
-def two_object(first: str, second: str) -> Metadata:
-    include = [{"class": first, "count": 1}, {"class": second, "count": 1}]
-    return _metadata("two_object", include, f"{a(first)} and {a(second)}")
-
-
-def counting(shape: str, count: int) -> Metadata:
-    """Exactly `count`: at least that many, and not one more."""
-    text = f"{NUMBERS[count]} {plural(shape)}"
-    exclude = [{"class": shape, "count": count + 1}]
-    return _metadata("counting", [{"class": shape, "count": count}], text, exclude)
-
-
-def colors(shape: str, color: str) -> Metadata:
-    return _metadata("colors", [{"class": shape, "count": 1, "color": color}], a(f"{color} {shape}"))
-
-
-def position(shape: str, relation: str, target: str) -> Metadata:
-    """GenEval lists the target first; the placed object refers to it by its index, 0."""
-    include = [{"class": target, "count": 1}, {"class": shape, "count": 1, "position": [relation, 0]}]
-    return _metadata("position", include, f"{a(shape)} {relation} {a(target)}")
-
-
-def color_attr(first: tuple[str, str], second: tuple[str, str]) -> Metadata:
-    """`first` and `second` are (shape, color)."""
-    include = [{"class": shape, "count": 1, "color": color} for shape, color in (first, second)]
-    text = " and ".join(a(f"{color} {shape}") for shape, color in (first, second))
-    return _metadata("color_attr", include, text)
-
-
-def _metadata(tag: str, include: Sequence[Metadata], text: str, exclude: Sequence[Metadata] = ()) -> Metadata:
-    extra = {"exclude": exclude} if exclude else {}
-    return {"tag": tag, "include": include, **extra, "prompt": f"a photo of {text}"}
 
 
 def holds(metadata: Metadata, things: Sequence[Thing]) -> bool:

@@ -158,10 +158,12 @@ def pixel_loss(head: nn.Linear, patches: Tensor, pixels: Tensor) -> Tensor:
     return mse_loss(head(patches).float(), pixel_unshuffle(pixels, side).flatten(2).transpose(1, 2))
 
 
-def loss_of(model: SiglipModel, head: nn.Linear, views: Views) -> Tensor:
+def loss_of(model: SiglipModel, head: nn.Linear, views: Views, pixel_weight: float = PIXEL_WEIGHT) -> Tensor:
     """Patches beside words and their pixels and, where a view is a whole picture, pictures beside descriptions."""
     patches = encode_patches(model, views.pixels, views.positions)
-    loss = patch_loss(model, patches, views) + PIXEL_WEIGHT * pixel_loss(head, patches, views.pixels)
+    loss = patch_loss(model, patches, views)
+    if pixel_weight:
+        loss = loss + pixel_weight * pixel_loss(head, patches, views.pixels)
     if views.descriptions is not None:
         pooled = model.vision_model.head(patches)
         texts = model.text_model(input_ids=views.descriptions).pooler_output
@@ -170,11 +172,21 @@ def loss_of(model: SiglipModel, head: nn.Linear, views: Views) -> Tensor:
 
 
 def train(
-    model: SiglipModel, world: World, *, steps: tuple[int, int], lr: float, seed: int, bf16: bool
+    model: SiglipModel,
+    world: World,
+    *,
+    steps: tuple[int, int],
+    lr: float,
+    seed: int,
+    bf16: bool,
+    pixel_weight: float = PIXEL_WEIGHT,
 ) -> float:
     """Contrastive training for `steps` on windows, then on pictures; the mean loss of the last 20 steps.
 
     The rate warms up and decays to zero in each phase.
+
+    Args:
+        pixel_weight: of the pixels that are read back; 0 teaches meaning alone.
     """
     rng = np.random.default_rng([seed, 1])
     vision = model.config.vision_config
@@ -190,7 +202,7 @@ def train(
         for batches, count in zip(
             (window_batches(world, BATCH, rng), picture_batches(world, BATCH, rng)), steps, strict=True
         ):
-            next_loss = partial(lambda views: loss_of(model, head, next(views)), batches)
+            next_loss = partial(lambda views: loss_of(model, head, next(views), pixel_weight), batches)
             losses += learn(model, optimizer, next_loss, count, rate=lr, bf16=bf16, progress=progress)
     model.eval()
     return float(np.mean(losses[-20:])) if losses else math.nan

@@ -20,7 +20,7 @@ from torch import Tensor
 from common.command import a_seed, whole_number
 from common.errors import UserError, run_cli
 from scripts.demo.command import world_parser
-from scripts.demo.contrastive import build_model, retrieval_accuracy, train
+from scripts.demo.contrastive import PIXEL_WEIGHT, build_model, retrieval_accuracy, train
 from scripts.demo.contrastive_views import GRID
 from scripts.demo.learning import has_bfloat16
 from scripts.demo.probe import encode, fit_probe
@@ -52,6 +52,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=a_seed, default=0)
     parser.add_argument(
+        "--meaning-alone",
+        action="store_true",
+        help="leave out the term that reads pixels back from the features",
+    )
+    parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where the CPU has it"
     )
     options = parser.parse_args()
@@ -64,7 +69,15 @@ def main() -> None:
     model = build_model(image_size)
     bf16 = options.precision == "bfloat16" or (options.precision is None and has_bfloat16())
     steps = (options.window_steps, options.steps)
-    loss = train(model, world, steps=steps, lr=options.lr, seed=options.seed, bf16=bf16)
+    loss = train(
+        model,
+        world,
+        steps=steps,
+        lr=options.lr,
+        seed=options.seed,
+        bf16=bf16,
+        pixel_weight=0.0 if options.meaning_alone else PIXEL_WEIGHT,
+    )
     seconds = time.perf_counter() - start
     save_vision_part(model, options.out)
 
@@ -81,6 +94,7 @@ def main() -> None:
         "loss": loss,
         "window_steps": options.window_steps,
         "steps": options.steps,
+        "meaning_alone": options.meaning_alone,
         "seed": options.seed,
         "precision": "bfloat16" if bf16 else "float32",
         "seconds": round(seconds, 1),

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from evals.detectors.world_shapes import COLORS, SHAPES
+from evals.geneval.phrasing import a, plural
 from evals.geneval.rules import RELATIONS, relations
-from scripts.demo.captions import a, plural
 from scripts.demo.scenes import Scene, Thing
 
 KINDS = ("shape", "color", "count", "where", "exists", "relation")

@@ -212,6 +212,18 @@ def test_what_is_hardly_meant_is_said(
     [
         (["loss.distillation=1.0"], "loss.distillation: expected 0, since model.freeze_encoder is true"),
         (
+            ["loss.quantizer_distillation=1.0", "model.quantizer_layers=[0, 1]"],
+            "loss.quantizer_distillation: expected 0, since model.freeze_encoder is true",
+        ),
+        (
+            [*tiny.STAGE_2, "loss.quantizer_distillation=1.0"],
+            "loss.quantizer_distillation: expected 0, since model.quantizer_layers is null",
+        ),
+        (["model.quantizer_layers=[0, 2]"], "model.quantizer_layers: expected numbers of hidden states"),
+        (["model.quantizer_layers=[]"], "model.quantizer_layers: expected numbers of hidden states"),
+        (["model.quantizer_layers=[1, 1]"], "model.quantizer_layers: expected numbers of hidden states"),
+        (["model.quantizer_layers=[-1]"], "model.quantizer_layers"),
+        (
             [f"loss.{term}=0.0" for term in ("reconstruction", "codebook", "commitment", "perceptual")],
             "loss.reconstruction: expected a weight other than 0",
         ),

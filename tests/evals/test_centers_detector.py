@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_is_opened_by_its_name_and_finds_the_same_again(folder: Path) -> None:
-    assert CENTERS == CentersConfig.model_type and detector_needs(str(folder), "no/clip") == []
+    assert CentersConfig.model_type == CENTERS and detector_needs(str(folder), "no/clip") == []
     first, second = (open_detector(str(folder), "no/clip", "cpu") for _ in range(2))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
     seen, again = (

@@ -16,6 +16,7 @@ from common.config import ConfigError, validate
 from common.errors import UserError
 from evals.detectors.world import WorldDetector
 from evals.scorers.config import ScorerConfig, check_scorers
+from evals.scorers.held_out import check_held_out
 from evals.scorers.naming import scorer_named
 from evals.scorers.opening import open_scorer, open_weighted
 from evals.scorers.prompts import ScoredPrompt, read_scored_prompts
@@ -221,3 +222,28 @@ def test_an_absent_model_is_told_at_once_with_how_to_get_it(
     told = str(caught.value)
     assert "set model" in told or "detector" in told
     assert "--" not in told and not capsys.readouterr().out
+
+
+# ---- a judge that is held out ----------------------------------------------------------------------------
+
+
+def test_a_held_out_judge_has_other_eyes_than_any_reward(tmp_path: Path) -> None:
+    prompts = [circle("red")]
+    soft = open_weighted(
+        [ScorerConfig(kind="rules", detector="world", graded=True)], prompts, "rewards", "cpu"
+    )
+    hard = open_scorer(ScorerConfig(kind="rules", detector="world"), prompts, "held_out.judge", "cpu")
+    with pytest.raises(
+        UserError, match=r"^held_out\.judge: looks at pictures with what the reward rules looks with"
+    ):
+        check_held_out(hard, soft, "held_out.judge")
+    with pytest.raises(UserError, match="with what the reward geneval rules looks with"):
+        check_held_out(hard, hard, "held_out.judge")
+    clip = tiny_detector.write_clip(tmp_path / "clip")
+    judge = ClipScorer(clip, "cpu")
+    check_held_out(judge, soft, "held_out.judge")
+    moved = ClipScorer(clip.rename(tmp_path / "moved"), "cpu")
+    both = WeightedScorer({"rules": (1, hard), "seen": (1, moved)})
+    with pytest.raises(UserError, match="with what the reward seen looks with"):
+        check_held_out(judge, both, "held_out.judge")
+    check_held_out(judge, WeightedScorer({"fixed": (1, Fixed(1))}), "held_out.judge")

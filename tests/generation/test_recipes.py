@@ -18,6 +18,7 @@ TABLE_9: dict[str, Any] = {
     "model.tokenizer.encoder.model_type": "internvl_vision",
     "model.tokenizer.codebook_size": 16384,
     "model.tokenizer.codebook_dim": 1536,
+    "model.tokenizer.quantizer_layers": None,
     "data.image_size": 512,
     "data.crop": "center",
     "data.max_length": 1536,

@@ -252,6 +252,10 @@ def test_a_model_from_scratch(shelf: Path, tmp_path: Path) -> None:
         (["model.tokenizer.source={shelf}/qwen3"], "model.tokenizer.source: .*expected 'vqrae'"),
         (["model.tokenizer.codebook_size=64"], "codebook_size: the recipe states 64, the checkpoint has 32"),
         (
+            ["model.tokenizer.quantizer_layers=[0, 1]"],
+            r"quantizer_layers: the recipe states \[0, 1\], the checkpoint has None",
+        ),
+        (
             ["model.tokenizer.encoder.hidden_size=32"],
             "hidden_size: the recipe states 32, the checkpoint has 16",
         ),
@@ -282,6 +286,7 @@ def test_bad_input_is_one_line(overrides: list[str], complaint: str, shelf: Path
         ("data.prompt_dropout=1.5", "prompt_dropout: expected a share"),
         ("samples.sampling.cfg_scale=-1.0", "samples.sampling.cfg_scale: expected 0 to 1000"),
         ("samples.sampling.top_k=0", "samples.sampling.top_k: expected 1 or more"),
+        ("model.tokenizer.quantizer_layers=[0, 2]", "model.tokenizer.quantizer_layers: expected numbers of"),
         ("optimizer.muon={lr: 0.02}", "adamw.max_grad_norm: expected null beside muon"),
         ("optimizer.muon={lr: 0.0}", "muon.lr: expected a positive number"),
         ("engine.zero_stage=3", "engine.zero_stage: the generator supports 0, 1 and 2"),

@@ -121,15 +121,17 @@ def features_of(model: VQRAE, config: TokenizerConfig, images: int) -> torch.Ten
     stream = ImageStream(config.data, config.seed)
     pixels = to_float(torch.stack([stream[position]["pixels"] for position in range(images)]))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, config.engine.precision == "bf16_autocast"):
-        return model.encode_features(pixels).flatten(0, 1).double()
+        return model.read(model.encoder_pixels(pixels)).quantizer_input.flatten(0, 1).double()
 
 
+@pytest.mark.parametrize("layers", ["null", "[0, 1]"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16_autocast"])
 def test_a_fresh_model_measures_the_images_that_the_recipe_counts(
-    precision: str, pictures: Path, tmp_path: Path
+    precision: str, layers: str, pictures: Path, tmp_path: Path
 ) -> None:
     """Eight images in micro-batches of two, in the run's own precision; the stream then starts at its beginning."""
-    config = tiny.tokenizer_recipe(pictures, tmp_path, f"engine.precision={precision}")
+    changes = (f"engine.precision={precision}", f"model.quantizer_layers={layers}")
+    config = tiny.tokenizer_recipe(pictures, tmp_path, *changes)
     model = started(config)
     features = features_of(model, config, 8)
     mean, std = model.quantizer.feature_mean, model.quantizer.feature_std
@@ -138,7 +140,9 @@ def test_a_fresh_model_measures_the_images_that_the_recipe_counts(
     embedded = model.quantizer.embed(features.float())
     torch.testing.assert_close(embedded.std(0).norm() / 4, torch.tensor(1.0), atol=0.05, rtol=0)
     # What k-means settles at is nearer to the data than any 32 of the features themselves are.
-    sample = started(tiny.tokenizer_recipe(pictures, tmp_path, "model.codebook_start.method=sample"))
+    sample = started(
+        tiny.tokenizer_recipe(pictures, tmp_path, "model.codebook_start.method=sample", changes[1])
+    )
     assert distortion(embedded, model.quantizer.codebook) < 0.8 * distortion(
         embedded, sample.quantizer.codebook
     )

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformers import SiglipVisionConfig, SiglipVisionModel
 from watched import Engine, watched
 
+from common.errors import UserError
 from common.models.vqrae import VQRAE
 from common.training.ema import ShardedEMA
-from tokenizer import assemble
+from tokenizer import assemble, codebook_revival
 from tokenizer.config import TokenizerConfig
 from tokenizer.train import train
 
@@ -127,6 +128,43 @@ def test_the_teacher_is_a_frozen_copy(everything: Seen, stage_1: Seen) -> None:
     assert first["distillation"] < 1e-6 < last["distillation"] and last["teacher_cosine"] < 0.99999
 
 
+def test_the_quantizer_reads_the_hidden_states_that_the_recipe_names(
+    stage_1: Seen, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In both stages, with the teacher near; another recipe than the checkpoint's is refused; and dead codes come back
+    where the quantizer reads."""
+    layers = "model.quantizer_layers=[0, 1]"
+    one = Seen(tiny.tokenizer_recipe(pictures, tmp_path / "one", layers))
+    assert list(one.exported.config.quantizer_layers or ()) == [0, 1]
+    for name in ("feature_mean", "codebook"):
+        own, other = (seen.exported.quantizer.get_buffer(name) for seen in (one, stage_1))
+        assert not torch.allclose(own, other), name
+    former, quick = f"init_from={one.run / 'model'}", "evaluation.images=null"
+    with pytest.raises(
+        UserError, match=r"model\.quantizer_layers: the recipe states None, the checkpoint has \[0, 1\]"
+    ):
+        assemble.assemble_model(tiny.tokenizer_recipe(pictures, tmp_path / "two", former))
+    for stated in ("[1]", "[0]"):
+        other_layers = f"model.quantizer_layers={stated}"
+        with pytest.raises(UserError, match=r"the checkpoint has \[0, 1\]"):
+            assemble.assemble_model(tiny.tokenizer_recipe(pictures, tmp_path / "two", former, other_layers))
+    given: list[Tensor] = []
+    revive = codebook_revival.revive
+    monkeypatch.setattr(codebook_revival, "revive", lambda *a: (given.append(a[2]), revive(*a))[1])
+    held = ("loss.quantizer_distillation=2.0", "logging.log_every=1", quick)
+    watch = ("codebook_watch={min_usage: 1.0, lines: 1, revive: true}",)
+    two = Seen(
+        tiny.tokenizer_recipe(pictures, tmp_path / "two", *tiny.STAGE_2, former, layers, *held, *watch)
+    )
+    first, last = two.lines()[0], two.lines()[-1]
+    assert first["quantizer_distillation"] < 1e-6 < last["quantizer_distillation"]
+    assert first["distillation"] < 1e-6 < last["distillation"]
+    assert sum(line.get("revived_codes", 0) for line in two.lines()) > 0
+    assert max(float(features.mean(-1).abs().max()) for features in given) < 1e-5  # tokens are normalised
+    # Every way of exporting says what is read.
+    assert json.loads((two.run / "model_config.json").read_text())["quantizer_layers"] == [0, 1]
+
+
 def test_each_role_learns_at_its_rate(everything: Seen, stage_1: Seen) -> None:
     def cosine(step: int, peak: float, total: int) -> float:
         if step < 2:
@@ -220,7 +258,10 @@ def test_what_is_evaluated_is_the_average(
     assert all(torch.equal(seen.before[name], tensor) for name, tensor in seen.exported.state_dict().items())
 
 
-@pytest.mark.parametrize("term", ["reconstruction", "codebook", "commitment", "perceptual", "distillation"])
+@pytest.mark.parametrize(
+    "term",
+    ["reconstruction", "codebook", "commitment", "perceptual", "distillation", "quantizer_distillation"],
+)
 def test_a_term_is_learned_from(term: str, pictures: Path, tmp_path: Path) -> None:
     """One step with all weights 0 but one: the gradient's norm is reported, and it moves what it can reach."""
     weights = {
@@ -229,10 +270,12 @@ def test_a_term_is_learned_from(term: str, pictures: Path, tmp_path: Path) -> No
         "commitment": 0.0,
         "perceptual": 0.0,
         "distillation": 0.0,
+        "quantizer_distillation": 0.0,
     }
     stated = [f"loss.{name}={value}" for name, value in (weights | {term: 1.0}).items()]
     learning = ("model.freeze_encoder=false", "optimizer.encoder_lr=1e-3", "optimizer.warmup_steps=0")
-    quick = ("evaluation.images=null", "logging.log_every=1", "steps=2")
+    quick = ["evaluation.images=null", "logging.log_every=1", "steps=2"]
+    quick += ["model.quantizer_layers=[0, 1]"] if term == "quantizer_distillation" else []
     seen = Seen(tiny.tokenizer_recipe(pictures, tmp_path / "run", *stated, *learning, *quick))
     after = seen.exported.state_dict()
     moved = {
@@ -246,9 +289,10 @@ def test_a_term_is_learned_from(term: str, pictures: Path, tmp_path: Path) -> No
         "codebook": {"quantizer"},
         "commitment": {"encoder", "quantizer"},
         "distillation": {"encoder"},
+        "quantizer_distillation": {"encoder"},
     }
     first = seen.lines()[0]
-    if term != "distillation":  # which starts at its minimum
+    if "distillation" not in term:  # which starts at its minimum
         assert moved == reached[term] and first["grad_norm"] > 0
     reported = {"reconstruction": "l2"}.get(term, term)
     assert first["loss"] == pytest.approx(first[reported], rel=1e-4, abs=1e-9)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.config import dump_config, load_config
+from common.config import dump_config, load_config, plain
 from tokenizer.config import TokenizerConfig
 from tokenizer.dry_run import plan
 
@@ -59,6 +59,10 @@ DEVIATIONS = {
 }
 
 
+# The one field in which `*_deep` recipes differ from the paper's, by encoder: all hidden states (decision 25).
+DEEP: dict[str, Any] = {"model.quantizer_layers": (range(28), range(28), range(25))}
+
+
 def get(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = config[part] if isinstance(config, dict) else getattr(config, part)
@@ -67,16 +71,35 @@ def get(config: Any, key: str) -> Any:
 
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("index", range(3), ids=PAPER)
-def test_table_7(index: int, stage: int) -> None:
-    config = load_config(TokenizerConfig, RECIPES / f"{PAPER[index]}_stage{stage}.yaml")
+@pytest.mark.parametrize("suffix", ["", "_deep"])
+def test_table_7(index: int, stage: int, suffix: str) -> None:
+    config = load_config(TokenizerConfig, RECIPES / f"{PAPER[index]}_stage{stage}{suffix}.yaml")
     for key, value in {**BOTH_STAGES, **(STAGE_1 if stage == 1 else STAGE_2), **DEVIATIONS}.items():
         per_encoder = isinstance(value, tuple) and len(value) == 3
         assert get(config, key) == (value[index] if per_encoder else value), key
+    assert get(config, "model.quantizer_layers") == (
+        tuple(DEEP["model.quantizer_layers"][index]) if suffix else None
+    )
 
 
+@pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("name", PAPER)
+def test_a_deep_recipe_is_the_papers_but_for_one_field(name: str, stage: int) -> None:
+    paper, deep = (RECIPES / f"{name}_stage{stage}{suffix}.yaml" for suffix in ("", "_deep"))
+    expected = plain(load_config(TokenizerConfig, paper))
+    for key in ("output", "init_from"):
+        expected[key] = expected[key] and expected[key].replace(
+            f"{name}_stage1", f"{name}_stage1_deep"
+        ).replace(f"{name}_stage2", f"{name}_stage2_deep")
+    expected["model"]["quantizer_layers"] = list(DEEP["model.quantizer_layers"][PAPER.index(name)])
+    assert plain(load_config(TokenizerConfig, deep)) == expected
+    assert "of the mean of hidden states 0 to " in plan(load_config(TokenizerConfig, deep), 8)
+
+
+@pytest.mark.parametrize("name", [*PAPER, *(f"{name}_deep" for name in PAPER)])
 def test_the_stages_fit_together(name: str) -> None:
-    one, two = (load_config(TokenizerConfig, RECIPES / f"{name}_stage{stage}.yaml") for stage in (1, 2))
+    base, deep = name.removesuffix("_deep"), "_deep" if name.endswith("_deep") else ""
+    one, two = (load_config(TokenizerConfig, RECIPES / f"{base}_stage{stage}{deep}.yaml") for stage in (1, 2))
     assert two.init_from == f"{one.output}/model" and one.init_from is None
     assert one.model.encoder == two.model.encoder and one.data == two.data
 

@@ -164,6 +164,12 @@ class ChatModel:
         )
         return [text.strip() for text in texts]
 
+    def first_logits(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Logits (B, V) in float32 of the first token of each answer to what `prompt` has prepared, one or more."""
+        options = {"output_logits": True, "return_dict_in_generate": True}
+        output, _ = self._generate(prompts, Decoding(max_new_tokens=1), **options)
+        return output.logits[0].float()
+
     def stream_prompt(
         self, prompt: Prompt, decoding: Decoding, prefix: Prefix | None = None
     ) -> Generator[str, None, None]:
@@ -206,8 +212,8 @@ class ChatModel:
         seeds: Sequence[int] | None = None,
         prefix: Prefix | None = None,
         **options: Any,
-    ) -> tuple[Tensor, int]:
-        """Ids of prompts and answers, (B, N), and how wide the prompts are."""
+    ) -> tuple[Any, int]:
+        """Ids of prompts and answers, (B, N), or what else `options` ask for; and how wide the prompts are."""
         text_tokenizer = self.processor.tokenizer
         special = (text_tokenizer.pad_token_id, text_tokenizer.eos_token_id, 0)
         pad = next(token for token in special if token is not None)
