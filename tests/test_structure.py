@@ -250,6 +250,8 @@ def test_help_loads_no_model_library() -> None:
         "evals.detectors.mmdet_keys",
         "evals.reconstruction.run",
         "evals.cluster_figure",
+        "evals.details.run",
+        "evals.semantics.run",
         "evals.lmms.run",
         "evals.vlmeval.run",
     )
