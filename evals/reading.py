@@ -89,7 +89,8 @@ class RapidOcr:
     def read(self, picture: Image.Image) -> str:
         """See `Reader.read`."""
         bgr = np.ascontiguousarray(np.asarray(open_image(picture))[:, :, ::-1])  # as OpenCV has it
-        return _spaced(self._engine(bgr).txts or ())
+        found: Any = self._engine(bgr)  # of another type for each part of it that is switched off
+        return _spaced(found.txts or ())
 
 
 class Tesseract:

@@ -71,7 +71,7 @@ def assemble_reference(config: PostTrainingConfig, policy: Policy, device: torch
     model = copy.deepcopy(policy.language_model).to(device).eval().requires_grad_(False)
     if config.engine.precision == "bf16":
         to_bf16(model)
-    return Policy(model, policy.vocabulary, policy.scale, policy.temperature)
+    return Policy(model, policy.vocabulary, policy.scale, policy.temperature).eval()
 
 
 def to_bf16(model: torch.nn.Module) -> None:

@@ -15,7 +15,6 @@ from evals.scorers.opening import check_there
 from evals.scorers.prompts import ScoredPrompt, barred_prompts, read_scored_prompts
 from generation.assemble import generator_on_meta
 from post_training.config import PostTrainingConfig
-from post_training.dry_run import check_ranks
 from post_training.prompts import Dealer, tag_of
 
 
@@ -42,6 +41,23 @@ def begin(run: Path, config: PostTrainingConfig) -> list[str]:
     return [*warnings(config), f"prompts: {told_prompts(prompts)}"]
 
 
+def check_ranks(config: PostTrainingConfig, world: int) -> None:
+    """Raises:
+    UserError: groups, or micro-batches, do not divide over `world` ranks.
+    """
+    prompts, per_group = config.rollouts.prompts, config.learned_per_group
+    if prompts % world:
+        raise UserError(
+            f"rollouts.prompts: {prompts} groups do not divide over {world} ranks; a group stays on one"
+        )
+    here = prompts // world * per_group
+    if here % config.batch.micro_size:
+        raise UserError(
+            f"batch.micro_size: {config.batch.micro_size} does not divide the {here} pictures that each of "
+            f"{world} ranks learns from in a step ({prompts // world} groups x {per_group})"
+        )
+
+
 def training_prompts(config: PostTrainingConfig) -> list[ScoredPrompt]:
     """What is drawn and learned from, those of `prompts.without` left out.
 
@@ -54,7 +70,7 @@ def training_prompts(config: PostTrainingConfig) -> list[ScoredPrompt]:
     if stated.made is not None:
         from evals.geneval.made_prompts import made_prompts
 
-        found = made_prompts(stated.made.per_tag, stated.made.seed)
+        found = made_prompts(stated.made.per_tag, stated.made.seed, without=without)
     else:
         assert stated.file is not None
         with refusing("prompts.file", UserError):

@@ -129,7 +129,7 @@ class RolloutsConfig:
         batch_size: pictures that a rank draws at once.
     """
 
-    prompts: Count
+    prompts: Annotated[int, between(1, 2**16)]
     group: Annotated[int, between(2, 4096)]
     cfg_scale: Annotated[float, between(0, 1000)] = 1.0
     temperature: Rate = 1.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from evals.scorers.held_out import check_held_out
 from evals.scorers.opening import open_scorer, open_weighted
 from evals.scorers.prompts import ScoredPrompt
 from evals.scorers.scorer import Scorer
@@ -50,12 +50,7 @@ def open_judge(
     if config.held_out is None:
         return None
     judge = open_scorer(config.held_out.judge, prompts, "held_out.judge", device)
-    for name, reward in rewards.scorers.items():
-        if judge.identity.get("by", judge.identity) == reward.identity.get("by", reward.identity):
-            raise UserError(
-                f"held_out.judge: {config.held_out.judge.called}: looks at pictures with what the reward {name} looks "
-                "with: it would praise what is rewarded; choose another"
-            )
+    check_held_out(judge, rewards, f"held_out.judge: {config.held_out.judge.called}")
     return judge
 
 

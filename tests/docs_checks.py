@@ -28,17 +28,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from common.config import ConfigError, _Loader, load_config
 from generation.config import GenerationConfig
+from post_training.config import PostTrainingConfig
 from tokenizer.config import TokenizerConfig
 from understanding.config import UnderstandingConfig
 
 ROOT = Path(__file__).parent.parent
-CONFIGS: tuple[type, ...] = (TokenizerConfig, UnderstandingConfig, GenerationConfig)
+CONFIGS: tuple[type, ...] = (TokenizerConfig, UnderstandingConfig, GenerationConfig, PostTrainingConfig)
 CONFIG_OF: dict[str, type] = {
     "tokenizer/train.py": TokenizerConfig,
     "understanding/train.py": UnderstandingConfig,
     "understanding/preflight.py": UnderstandingConfig,
     "generation/train.py": GenerationConfig,
     "generation/extract_codes.py": GenerationConfig,
+    "post_training/train.py": PostTrainingConfig,
 }
 
 # Commands of others, whose options are their own affair.

@@ -14,6 +14,7 @@ from unittest import mock
 import tiny
 import tiny_engine
 import tiny_generator
+import tiny_post_training
 import torch
 from full_disk import full_disk
 from ledger import Ledger, ledger
@@ -34,6 +35,7 @@ from generation import picture_folder
 from generation import train as generation_train
 from generation.drawing import Drawing
 from generation.generator import Generator
+from post_training import train as post_training
 from tokenizer import assemble as tokenizer_assemble
 from tokenizer import train as tokenizer_train
 from tokenizer.codebook_start import start_from_data
@@ -130,6 +132,15 @@ def train_generator(
     config = tiny_generator.recipe(Path(shelf), Path(output), *overrides)
     with stopped(stop_after) as kept:
         generation_train.train(config)
+    return {"weights": digest(kept[0].engines["generator"].module)}
+
+
+def post_train(shelf: str, output: str, overrides: list[str]) -> dict[str, Any]:
+    """Post-train the tiny generator for red pictures, judged by how green they are; a digest of this rank's weights."""
+    config = tiny_post_training.recipe(Path(shelf), Path(output), *overrides)
+    judge = tiny_post_training.Channel(1)
+    with stopped(None) as kept, tiny_post_training.rewarded(), tiny_post_training.judged(judge):
+        post_training.train(config)
     return {"weights": digest(kept[0].engines["generator"].module)}
 
 

@@ -228,7 +228,7 @@ def test_only_what_is_listed_is_installed() -> None:
         assert Path(sys.modules.get(name, __import__(name)).__file__ or "").is_relative_to(ROOT)
 
 
-@pytest.mark.parametrize("script", [f"{job}/train.py" for job in JOBS if (ROOT / job).is_dir()])
+@pytest.mark.parametrize("script", [f"{job}/train.py" for job in (*JOBS, "post_training")])
 def test_train_scripts_run_from_anywhere(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / script, "--help"], cwd=tmp_path, capture_output=True, text=True
@@ -250,6 +250,8 @@ def test_help_loads_no_model_library() -> None:
         "evals.detectors.mmdet_keys",
         "evals.reconstruction.run",
         "evals.cluster_figure",
+        "evals.details.run",
+        "evals.semantics.run",
         "evals.lmms.run",
         "evals.vlmeval.run",
     )
@@ -271,7 +273,7 @@ def test_help_loads_no_model_library() -> None:
 @pytest.mark.slow
 def test_printing_a_recipe_loads_no_model_library() -> None:
     code = "import sys; sys.argv = ['x', '--print-config']\n"
-    code += "".join(f"from {job}.train import main; main()\n" for job in JOBS)
+    code += "".join(f"from {job}.train import main; main()\n" for job in (*JOBS, "post_training"))
     code += "print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = {name.split(".")[0] for name in done.stderr.split()}

@@ -64,7 +64,7 @@ class SmallText:
         """See `DetailTest.chart`."""
         rng = np.random.default_rng([self.seed, 1, index])
         height = self.levels[index % len(self.levels)]
-        facts = {
+        facts: dict[str, Any] = {
             "word": str(rng.choice(WORDS)),
             "contrast": float(rng.choice(CONTRASTS)),
             "sign": float(rng.choice((-1.0, 1.0))),

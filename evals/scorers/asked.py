@@ -45,6 +45,8 @@ class Phrasing:
     """How questions are worded. A thing is a class with its colour, if it has one: `red circle`."""
 
     exists: Annotated[str, naming("a_thing")] = "Is there {a_thing} in the picture?"  # a red circle
+    # For a model that was only asked about things with a colour: others are asked about in each of these, any will do
+    colors: tuple[str, ...] | None = None
     # {number} in words. With `numbers` the question asks for one of these, and {number} need not stand in it
     count: Annotated[str, naming("things", perhaps="number")] = (
         "Are there exactly {number} {things} in the picture?"
@@ -60,11 +62,19 @@ class Phrasing:
 
 @dataclass(frozen=True)
 class Question:
-    """`answer`: the right one of `choices`."""
+    """`answer`: the right one of `choices`.
+
+    `others`: further questions; a yes to any of them is a yes.
+    """
 
     text: str
     answer: str
     choices: tuple[str, ...] = YES_OR_NO
+    others: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text, *self.others)
 
 
 def read_phrasing(path: str | None) -> Phrasing:
@@ -109,7 +119,7 @@ def _by_rule(metadata: Metadata, phrasing: Phrasing) -> Iterator[Question]:
     for wish in wanted:
         thing = _thing(wish)
         if wish["count"] == 1:
-            yield _question(phrasing.exists.format(a_thing=a(thing)), "yes", phrasing)
+            yield _exists(thing, "yes", phrasing, "color" in wish)
         else:
             yield _count(thing, wish["count"], phrasing)
         if "position" in wish:
@@ -120,9 +130,17 @@ def _by_rule(metadata: Metadata, phrasing: Phrasing) -> Iterator[Question]:
             yield _question(text, "yes", phrasing)
     for wish in metadata.get("exclude", ()):
         if wish["count"] == 1:
-            yield _question(phrasing.exists.format(a_thing=a(_thing(wish))), "no", phrasing)
+            yield _exists(_thing(wish), "no", phrasing, "color" in wish)
         elif all(other["class"] != wish["class"] for other in wanted):
             raise ValueError(f"no question asks for fewer than {wish['count']} {plural(wish['class'])}")
+
+
+def _exists(thing: str, answer: str, phrasing: Phrasing, has_color: bool) -> Question:
+    things = (
+        [thing] if has_color or not phrasing.colors else [f"{color} {thing}" for color in phrasing.colors]
+    )
+    texts = [_ended(phrasing.exists.format(a_thing=a(one)), phrasing) for one in things]
+    return Question(texts[0], answer, others=tuple(texts[1:]))
 
 
 def _count(thing: str, count: int, phrasing: Phrasing) -> Question:
@@ -139,5 +157,9 @@ def _thing(wish: Metadata) -> str:
 
 
 def _question(text: str, answer: str, phrasing: Phrasing, choices: tuple[str, ...] = YES_OR_NO) -> Question:
-    asks_for_yes = choices == YES_OR_NO and phrasing.instruction
-    return Question(f"{text} {phrasing.instruction}" if asks_for_yes else text, answer, choices)
+    return Question(_ended(text, phrasing) if choices == YES_OR_NO else text, answer, choices)
+
+
+def _ended(text: str, phrasing: Phrasing) -> str:
+    """A question that is answered by yes or no, with how to answer behind it."""
+    return f"{text} {phrasing.instruction}" if phrasing.instruction else text

@@ -121,12 +121,12 @@ def choose(
         )
         _score(scorer, list(waiting.values()), others)
     if dist.is_main():
-        rows |= _choose(scorer, list(waiting.values()), choice, rows)
+        rows |= _choose(scorer, list(waiting.values()), choice, rows, drawn)
         write_text(folder / SCORES, "".join(json.dumps(row) + "\n" for row in rows.values()))
         mine = [rows[prompt.text] for prompt in prompts]
         _write_sheet(folder, mine)
         if not choice.keep_all:
-            remove_folder(others)
+            _clear(others, [job for _, of_prompt in waiting.values() for job in of_prompt])
     dist.barrier()
     rows = dict(_read_rows(folder / SCORES))
     best = [
@@ -182,6 +182,7 @@ def _choose(
     waiting: Sequence[tuple[ScoredPrompt, list[Job]]],
     choice: Choice,
     former: Mapping[str, Mapping[str, Any]],
+    drawn: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Put the best pictures in their place; a row of scores.jsonl for each prompt, by its text."""
     others = choice.folder / OTHERS
@@ -193,9 +194,10 @@ def _choose(
             raise UserError(f"{others}: a score is missing: a picture has changed while they were judged")
         scores = [float(str(one)) for one in found]
         chosen = ranked(scores)[: choice.keep]
-        for number in set(former.get(prompt.text, {}).get("chosen", ())) - set(chosen):
-            path = choice.folder / flat(Job(prompt.text, jobs[0].prompt_index, number))
-            path.unlink(missing_ok=True)  # of a former call; it stands among the others again
+        for number in {*range(choice.of), *former.get(prompt.text, {}).get("chosen", ())} - set(chosen):
+            job = Job(prompt.text, jobs[0].prompt_index, number)
+            if look(choice.folder / flat(job), job, drawn, overwrite=True) == "kept":
+                (choice.folder / flat(job)).unlink()  # of a former call
         for number in chosen:
             _copy(others / flat(jobs[number]), choice.folder / flat(jobs[number]))
             if choice.keep_all:
@@ -208,6 +210,14 @@ def _choose(
             "files": [flat(jobs[number]) for number in chosen],
         }
     return rows
+
+
+def _clear(others: Path, jobs: Sequence[Job]) -> None:
+    """Remove what this call has drawn; what a former one was to keep stays."""
+    for job in jobs:
+        (others / flat(job)).unlink(missing_ok=True)
+    if not any(others.glob("[0-9]*_[0-9]*.png")):
+        remove_folder(others)
 
 
 def _key(scorer: Scorer, prompt: ScoredPrompt, picture: Any) -> str:

@@ -20,10 +20,9 @@ def check_held_out(judge: Scorer, rewards: Scorer, where: str) -> None:
     for _, mine in _eyes("", essential(judge.identity)):
         for name, other in theirs.items():
             if mine == other:
-                called = f"reward {name!r}" if name else "the reward"
                 raise UserError(
-                    f"{where}: looks at pictures with the same as {called} ({judge.identity['name']}), so it is held "
-                    "out from nothing; choose another detector or model"
+                    f"{where}: looks at pictures with what the reward {name or rewards.identity['name']} looks with, "
+                    "and would praise what is rewarded; choose another detector or model"
                 )
 
 

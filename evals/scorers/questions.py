@@ -8,12 +8,14 @@ which is counted, and past `NEITHER` of all answers the model is refused as a ju
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from common.config import plain
 from common.errors import UserError, refusing
 from common.models.weight_files import resolve_folder, weights_sha256
 from common.text import shown
@@ -68,7 +70,7 @@ class QuestionsScorer:
         self.identity = {
             "name": "questions",
             "answers": answers,
-            "phrasing": vars(phrasing) | {"numbers": phrasing.numbers and list(phrasing.numbers)},
+            "phrasing": plain(phrasing),
             "by": {
                 "source": source,
                 "model_sha256": model_digest(folder, weights_sha256(folder)),
@@ -79,23 +81,27 @@ class QuestionsScorer:
             for question in questions_of(prompt, phrasing):
                 self._first_tokens(question.choices)
         with refusing(f"{source}: cannot answer a question about a blank picture"):
-            blank = self._prompt(
-                Image.new("RGB", (BLANK, BLANK), "white"), Question("Is this a picture?", "yes")
-            )
+            blank = self._prompt(Image.new("RGB", (BLANK, BLANK), "white"), "Is this a picture?")
             self.chat.first_logits([blank])
 
     def score(self, prompt: ScoredPrompt, pictures: Sequence[Image.Image]) -> list[float]:
         questions = questions_of(prompt, self.phrasing)
+        # A picture after the other, and of each, a question after the other with all its texts.
         asked = [
-            (question, self._prompt(picture, question))
+            (question, self._prompt(picture, text))
             for picture in as_rgb(pictures)
             for question in questions
+            for text in question.texts
         ]
         found: list[float] = []
         for first in range(0, len(asked), self.batch_size):
             found += self._answer(asked[first : first + self.batch_size])
-        each = len(questions)
-        return [sum(found[start : start + each]) / each for start in range(0, len(found), each)]
+        answers = iter(found)
+        return [
+            sum(_any(question, list(islice(answers, len(question.texts)))) for question in questions)
+            / len(questions)
+            for _ in pictures
+        ]
 
     def _answer(self, asked: Sequence[tuple[Question, Prompt]]) -> list[float]:
         """How well each question is answered."""
@@ -124,8 +130,8 @@ class QuestionsScorer:
                 f"to {shown(question.text)} ({' or '.join(question.choices)}); over {NEITHER:.0%} it is no judge"
             )
 
-    def _prompt(self, picture: Image.Image, question: Question) -> Prompt:
-        return self.chat.prompt([picture], [{"role": "user", "content": question.text}], FIRST)
+    def _prompt(self, picture: Image.Image, text: str) -> Prompt:
+        return self.chat.prompt([picture], [{"role": "user", "content": text}], FIRST)
 
     def _first_tokens(self, choices: tuple[str, ...]) -> list[list[int]]:
         """The tokens that may begin each choice, however it is written.
@@ -150,6 +156,11 @@ class QuestionsScorer:
         text_tokenizer: Any = self.chat.processor.tokenizer
         ids = text_tokenizer(text, add_special_tokens=False).input_ids
         return next((one for one in ids if text_tokenizer.decode([one]).strip()), ids[-1])
+
+
+def _any(question: Question, scores: Sequence[float]) -> float:
+    """One score from those of a question's texts, of which a yes to any is a yes."""
+    return min(scores) if question.answer == "no" else max(scores)
 
 
 def _forms(choice: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from common import dist
 from common.errors import refusing
 from common.models.strict_loading import load_strictly
 from common.models.weight_files import check_model_type, weights_sha256
@@ -42,7 +43,8 @@ class ClipScorer:
         }
         if prompts:
             ids = self.processor.tokenizer([prompt.text for prompt in prompts]).input_ids
-            if cut := sum(len(one) > self.longest for one in ids):
+            cut = sum(len(one) > self.longest for one in ids)
+            if cut and dist.is_main():
                 print(
                     f"{folder}: {cut} of {len(prompts)} prompts are longer than the {self.longest} tokens that CLIP "
                     "reads; their ends are not judged",

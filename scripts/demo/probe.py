@@ -1,7 +1,7 @@
 """A linear probe for shape and colour: what can be read, linearly, from an encoder's features at each object.
 
-Two logistic regressions are fitted on one encoder's features and applied, unchanged, to another's. If the second
-accuracy keeps up, the second encoder still speaks the first one's language.
+Two logistic regressions (`evals/semantics/probe.py`) are fitted on one encoder's features and applied, unchanged, to
+another's. If the second accuracy keeps up, the second encoder still speaks the first one's language.
 """
 
 from __future__ import annotations
@@ -11,39 +11,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from evals.detectors.world_shapes import COLORS, SHAPES
+from evals.semantics.probe import LinearProbe, box_means, fit_linear
 from scripts.demo.scenes import Scene
-
-WEIGHT_DECAY = 1e-4  # on the classifiers' weights, features standardised
-ITERATIONS = 200  # of L-BFGS at most
 
 
 def object_features(features: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """The mean feature over each object's box: (B, N, D) -> (objects, D) float32, objects in the scenes' order.
-
-    Tokens are in raster order on a square grid over the picture; a token counts by the share of it in the box.
-    """
-    grid = round(features.shape[1] ** 0.5)
-    if grid * grid != features.shape[1]:
-        raise ValueError(f"features: expected a square grid of tokens, got {features.shape[1]}")
-    if len(features) != len(scenes):
-        raise ValueError(f"features: expected {len(scenes)} images, one per scene, got {len(features)}")
-    weights, rows = [], []
-    for row, scene in enumerate(scenes):
-        cells = torch.arange(grid, dtype=torch.float32) * (scene.size / grid)
-        for thing in scene.things:
-            x0, y0, x1, y1 = thing.box
-            across, down = (
-                (torch.clamp(cells + scene.size / grid, max=high) - torch.clamp(cells, min=low)).clamp(min=0)
-                for low, high in ((x0, x1), (y0, y1))
-            )
-            covered = torch.outer(down, across).flatten()
-            weights.append(covered / covered.sum())
-            rows.append(row)
-    picked = features.detach().float().cpu()[torch.tensor(rows)]
-    return torch.einsum("on,ond->od", torch.stack(weights), picked)
+    """The mean feature over each object's box: (B, N, D) -> (objects, D) float32, objects in the scenes' order."""
+    boxes = [[[at / scene.size for at in thing.box] for thing in scene.things] for scene in scenes]
+    return box_means(features.detach().cpu(), boxes)
 
 
 def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
@@ -57,48 +34,26 @@ def labels(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Standardisation and one linear classifier for each of `shape` and `color`: weight (D, classes), bias."""
+    """One linear classifier for each of `shape` and `color`."""
 
-    mean: Tensor
-    std: Tensor
-    classifiers: dict[str, tuple[Tensor, Tensor]]
+    classifiers: dict[str, LinearProbe]
 
     def accuracy(self, features: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
         """Share of objects classified right from `features` (B, N, D): `shape`, `color`, and their `mean`."""
-        inputs = (object_features(features, scenes) - self.mean) / self.std
-        result = {}
+        inputs, result = object_features(features, scenes), {}
         for name, target in labels(scenes).items():
-            weight, bias = self.classifiers[name]
-            result[name] = float(((inputs @ weight + bias).argmax(1) == target).float().mean())
+            result[name] = float((self.classifiers[name].predict(inputs) == target).float().mean())
         return {**result, "mean": sum(result.values()) / len(result)}
 
 
 def fit_probe(features: Tensor, scenes: Sequence[Scene]) -> Probe:
     """Fit on features (B, N, D) of the scenes' pictures. Deterministic: no random start, full batches."""
-    inputs = object_features(features, scenes)
-    mean, std = inputs.mean(0), inputs.std(0).clamp(min=1e-6)
-    inputs = (inputs - mean) / std
-    classes = {"shape": len(SHAPES), "color": len(COLORS)}
-    classifiers = {
-        name: _logistic_regression(inputs, target, classes[name]) for name, target in labels(scenes).items()
-    }
-    return Probe(mean=mean, std=std, classifiers=classifiers)
-
-
-def _logistic_regression(inputs: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = cross_entropy(inputs @ weight + bias, target) + WEIGHT_DECAY * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return weight.detach(), bias.detach()
+    inputs, classes = object_features(features, scenes), {"shape": len(SHAPES), "color": len(COLORS)}
+    return Probe(
+        classifiers={
+            name: fit_linear(inputs, target, classes[name]) for name, target in labels(scenes).items()
+        }
+    )
 
 
 @torch.no_grad()

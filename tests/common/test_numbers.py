@@ -12,29 +12,37 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 import tiny
 import tiny_generator
+import tiny_post_training
 
 from common.config import MOST, ConfigError, plain, validate
 from generation.config import GenerationConfig
 from generation.sampling import Sampling
+from post_training.config import PostTrainingConfig
 from tokenizer.config import TokenizerConfig
 from understanding.config import UnderstandingConfig
 
-CONFIGS = [TokenizerConfig, UnderstandingConfig, GenerationConfig]
+CONFIGS = [TokenizerConfig, UnderstandingConfig, GenerationConfig, PostTrainingConfig]
 ODD = (0, -1, math.nan, math.inf, -math.inf, 10**30, 1e300, -(10**30), 5e-324)
 CHOSEN = ("engine.zero_stage", "model.vision_select_layer")  # from a list
-COMMON = "seed data.workers guard.max_share "
+COMMON = "seed guard.max_share "
 COMMON += "optimizer.adamw.weight_decay optimizer.adamw.betas.0 optimizer.adamw.betas.1 "
+DATA = COMMON + "data.workers "
+DRAWN = " {0}.sampling.cfg_scale {0}.sampling.cfg_interval.0 {0}.sampling.cfg_interval.1 "
 ZEROS = {
-    TokenizerConfig: COMMON + "loss.reconstruction loss.codebook loss.commitment loss.perceptual loss.lecam "
+    TokenizerConfig: DATA + "loss.reconstruction loss.codebook loss.commitment loss.perceptual loss.lecam "
     "loss.distillation loss.quantizer_distillation loss.discriminator loss.discriminator_update_start "
     "optimizer.end_lr optimizer.warmup_steps data.max_corrupt_share codebook_watch.min_usage "
     "codebook_watch.min_perplexity data.sources.0.max_damaged_shards",
-    UnderstandingConfig: COMMON + "data.max_skipped_share optimizer.end_lr optimizer.warmup_ratio "
+    UnderstandingConfig: DATA + "data.max_skipped_share optimizer.end_lr optimizer.warmup_ratio "
     "optimizer.muon.momentum model.lora.dropout data.sources.0.max_damaged_shards "
     "evaluation.source.max_damaged_shards",
-    GenerationConfig: COMMON + "data.prompt_dropout data.max_corrupt_share optimizer.warmup_steps "
-    "optimizer.muon.momentum samples.sampling.cfg_scale samples.sampling.cfg_interval.0 "
-    "samples.sampling.cfg_interval.1 data.sources.0.max_damaged_shards evaluation.source.max_damaged_shards",
+    GenerationConfig: DATA + "data.prompt_dropout data.max_corrupt_share optimizer.warmup_steps "
+    "optimizer.muon.momentum data.sources.0.max_damaged_shards evaluation.source.max_damaged_shards"
+    + DRAWN.format("samples"),
+    PostTrainingConfig: COMMON
+    + "optimizer.warmup_steps optimizer.muon.momentum rollouts.cfg_scale prompts.made.seed "
+    "grpo.kl grpo.entropy rejection.threshold dpo.margin held_out.judge.weight "
+    "rewards.0.weight rewards.1.weight" + DRAWN.format("samples") + DRAWN.format("held_out"),
 }
 """The numbers that may be 0; tests/test_resumed_recipe.py trains with all of them at once."""
 
@@ -54,11 +62,19 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[type, list[Any]]:
         tiny.understanding_recipe(root, root / "run", *muon),
     ]
     generation = tiny_generator.recipe(root, root / "run", *muon, "samples.sampling.top_k=3")
+    judged = tiny_post_training.held_out(root, "sampling: {top_k: 3}")
+    two = "rewards=[{kind: rules, detector: world}, {kind: clip}]"
+    made = ("prompts={made: {per_tag: 2}}", "grpo={clip_high: 0.3}", judged, *muon)
+    post_training = [
+        tiny_post_training.recipe(root, root / "run", *method, two)
+        for method in (made, tiny_post_training.METHODS["rejection"], tiny_post_training.METHODS["dpo"])
+    ]
     tokenizer = tiny.tokenizer_recipe(root, root / "run", *tiny.STAGE_2)
     return {
         TokenizerConfig: [plain(tokenizer)],
         UnderstandingConfig: list(map(plain, understanding)),
         GenerationConfig: [plain(generation)],
+        PostTrainingConfig: list(map(plain, post_training)),
     }
 
 

@@ -25,6 +25,8 @@ from common.training.recipe_change import (
 )
 from generation.config import ON_RESUME as GENERATION
 from generation.config import GenerationConfig
+from post_training.config import ON_RESUME as POST_TRAINING
+from post_training.config import PostTrainingConfig
 from tokenizer.config import ON_RESUME as TOKENIZER
 from tokenizer.config import TokenizerConfig
 from understanding.config import ON_RESUME as UNDERSTANDING
@@ -34,6 +36,7 @@ RECIPES = [
     (TokenizerConfig, TOKENIZER),
     (UnderstandingConfig, UNDERSTANDING),
     (GenerationConfig, GENERATION),
+    (PostTrainingConfig, POST_TRAINING),
 ]
 
 

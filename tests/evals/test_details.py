@@ -80,7 +80,7 @@ def test_a_chart_is_a_pure_function_and_shows_its_level() -> None:
 
 @pytest.mark.parametrize("side", [32, 64, 256])
 def test_letters_have_the_height_that_is_said(side: int) -> None:
-    test = SmallText(side, 0, 6, None)
+    test = SmallText(side, 0, 2, None)
     for index in range(len(test)):
         chart = test.chart(index)
         gray = chart.pixels[..., 0].astype(int)
@@ -264,6 +264,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_command_compares_tokenizers(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

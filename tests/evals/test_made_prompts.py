@@ -177,3 +177,17 @@ def test_the_command_writes_what_scorers_read(tmp_path: Path, capsys: pytest.Cap
     ]
     with pytest.raises(UserError, match="no prompts are left"):
         main(["--out", str(tmp_path / "new.jsonl"), *given])
+
+
+def test_a_recipe_that_has_prompts_made_deals_each_tag_its_share() -> None:
+    """COCO's classes alone leave no single object, so there are five tags to deal."""
+    from common.config import load_config
+    from post_training.config import PostTrainingConfig
+    from post_training.prompts import Dealer
+
+    path = Path(__file__).parents[2] / "post_training" / "recipes" / "qwen3_0_6b_grpo.yaml"
+    config = load_config(PostTrainingConfig, path)
+    assert config.prompts.made is not None
+    prompts = made_prompts(config.prompts.made.per_tag, config.prompts.made.seed)
+    dealer = Dealer(prompts, config.rollouts.prompts, config.prompts.balance, config.seed)
+    assert set(dealer.tags) == set(TAGS[1:])

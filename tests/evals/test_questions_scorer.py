@@ -61,6 +61,27 @@ def test_questions_follow_from_the_metadata() -> None:
     assert questions_of(prompt(without), Phrasing()) == [Question(f"{there('a cat')} {INSTRUCTION}", "no")]
 
 
+def test_a_thing_without_a_color_may_be_asked_for_in_each(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A yes to one of them is a yes: of two pictures with one object each, the right one has it."""
+    worded = Phrasing(colors=("red", "blue", "green"), instruction="")
+    (asked,) = questions_of(prompt(made.single_object("cup")), worded)
+    assert asked.texts == tuple(f"Is there a {one} cup in the picture?" for one in ("red", "blue", "green"))
+    assert questions_of(prompt(made.colors("cup", "red")), worded)[0].others == ()
+    said = ["no", "yes", "no", "no", "no", "no"]
+    without = {
+        "tag": "single_object",
+        "include": [],
+        "exclude": [{"class": "cup", "count": 1}],
+        "prompt": "x",
+    }
+    for metadata, expected in ((made.single_object("cup"), [1, 0]), (without, [0, 1])):
+        answering(monkeypatch, lambda chat: [token(chat, one) for one in said])
+        judge = QuestionsScorer(str(folder), "cpu", [prompt(metadata)], worded, "answer")
+        assert judge.score(prompt(metadata), [RED, RED]) == expected
+
+
 def test_a_prompt_states_its_own_questions() -> None:
     stated = {**made.colors("circle", "red"), "questions": [{"question": "Is it night?", "answer": "no"}]}
     assert questions_of(prompt(stated), PLAIN) == [Question("Is it night?", "no")]

@@ -234,16 +234,16 @@ def test_a_held_out_judge_has_other_eyes_than_any_reward(tmp_path: Path) -> None
     )
     hard = open_scorer(ScorerConfig(kind="rules", detector="world"), prompts, "held_out.judge", "cpu")
     with pytest.raises(
-        UserError, match=r"^held_out\.judge: looks at pictures with the same as reward 'rules'"
+        UserError, match=r"^held_out\.judge: looks at pictures with what the reward rules looks with"
     ):
         check_held_out(hard, soft, "held_out.judge")
-    with pytest.raises(UserError, match="the same as the reward"):
+    with pytest.raises(UserError, match="with what the reward geneval rules looks with"):
         check_held_out(hard, hard, "held_out.judge")
     clip = tiny_detector.write_clip(tmp_path / "clip")
     judge = ClipScorer(clip, "cpu")
     check_held_out(judge, soft, "held_out.judge")
     moved = ClipScorer(clip.rename(tmp_path / "moved"), "cpu")
     both = WeightedScorer({"rules": (1, hard), "seen": (1, moved)})
-    with pytest.raises(UserError, match="the same as reward 'seen'"):
+    with pytest.raises(UserError, match="with what the reward seen looks with"):
         check_held_out(judge, both, "held_out.judge")
     check_held_out(judge, WeightedScorer({"fixed": (1, Fixed(1))}), "held_out.judge")

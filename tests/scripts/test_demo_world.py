@@ -17,6 +17,8 @@ from common.errors import UserError
 from evals.detectors import world_shapes
 from evals.geneval.phrasing import position
 from evals.geneval.rules import relations
+from evals.scorers.asked import questions_of, read_phrasing
+from evals.scorers.prompts import ScoredPrompt
 from scripts.demo import make_world, questions, scenes, world
 from scripts.demo.captions import all_prompts, captions, held_out, holds, reward_prompts, training_prompts
 
@@ -251,3 +253,22 @@ def test_bad_input_is_one_line(world_folder: Path, tmp_path: Path, monkeypatch: 
         make_world.main()
     with pytest.raises(UserError, match=r"scenes\.jsonl"):
         world.read_world(tmp_path, "train")
+
+
+def test_a_judge_is_asked_as_it_was_trained() -> None:
+    """`scripts/demo/phrasing.yaml` words questions as `questions.ask` does; each kind it can make occurs there."""
+    worded = read_phrasing(str(Path(make_world.__file__).with_name("phrasing.yaml")))
+    assert worded.colors == world_shapes.COLORS
+    trained: dict[str, set[str]] = {}
+    for index in range(3000):
+        for question in questions.ask(scenes.make_scene(index, seed=0), np.random.default_rng(index)):
+            trained.setdefault(question.text, set()).add(question.answer)
+    asked = [
+        (text, one.answer)
+        for _, metadata in list(all_prompts())[::7]
+        for one in questions_of(ScoredPrompt(str(metadata["prompt"]), metadata), worded)
+        for text in one.texts
+    ]
+    assert len({text for text, _ in asked}) > 60
+    for text, answer in asked:
+        assert answer in trained[text], text

@@ -95,7 +95,14 @@ def test_the_best_of_those_that_are_drawn_without_it(
     more = ("--best-of", "6", "-n", "2", "--seed", "3", "--batch-size", "4", "--keep-all")
     assert call("a red cup", *more, out="all") == 0
     assert pictures(tmp_path / "all") == pictures(tmp_path / "out")
-    assert pictures(tmp_path / "all" / "others") == {name: plain[name] for name in best[2:]}
+    rest = {name: plain[name] for name in best[2:]}
+    assert pictures(tmp_path / "all" / "others") == rest
+    # They stay when a later call keeps its own no more, and are there to choose from.
+    assert call("a blue cup", "--best-of", "2", "--seed", "3", out="all") == 0
+    assert pictures(tmp_path / "all" / "others") == rest
+    assert call("a red cup", "--best-of", "6", "--seed", "3", out="all") == 0
+    assert pictures(tmp_path / "all").keys() & plain.keys() == {best[0]}
+    assert not (tmp_path / "all" / "others").exists()
 
 
 def test_the_same_in_python(model: Path) -> None:
