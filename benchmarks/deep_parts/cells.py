@@ -99,8 +99,8 @@ def generator(cell: Cell, places: Places) -> dict[str, float]:
         f"steps={GENERATOR_STEPS}",
     ]
     recipe = str(ROOT / "generation" / "recipes" / "demo.yaml")
-    script = str(ROOT / "generation" / "extract_codes.py")
-    command(run, [sys.executable, script, "--config", recipe, f"output={run / 'run'}", *changes])
+    extract = str(ROOT / "generation" / "extract_codes.py")
+    command(run, [sys.executable, extract, "--config", recipe, f"output={run / 'run'}", *changes])
     train(run / "run", "generation", "demo", places, *changes)
     pictures = run / "geneval"
     options = [
