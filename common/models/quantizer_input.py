@@ -14,13 +14,14 @@ Legend: B images, N tokens, D encoder width, L layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from common.models.vision_encoder import VisionEncoder
+if TYPE_CHECKING:  # recipes are read by way of this file, without a model library
+    from common.models.vision_encoder import VisionEncoder
 
 EPS = 1e-6
 """Of the variance over a token's channels, as in SigLIP's own layer norms."""
