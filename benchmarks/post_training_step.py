@@ -86,9 +86,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(server: ForkServer, arguments: argparse.Namespace, group: int, world: int) -> Path:
     """The folder of a run."""
+    from post_training.config import PostTrainingConfig
+
     output = arguments.out / f"group_{group}_processes_{world}"
-    if (output / "model").is_dir():
-        return output
     overrides = [
         *arguments.overrides,
         f"output={output}",
@@ -102,6 +102,11 @@ def _run(server: ForkServer, arguments: argparse.Namespace, group: int, world: i
         "held_out=null",
         "checkpoint.best=null",
     ]
+    if (output / "model").is_dir():
+        wanted = load_config(PostTrainingConfig, arguments.recipe, overrides)
+        if load_config(PostTrainingConfig, output / "config.yaml") != wanted:
+            raise UserError(f"{output}: was made by another recipe; choose another --out")
+        return output
     settings = {"recipe": str(arguments.recipe), "overrides": overrides}
     environment = {"OMP_NUM_THREADS": "1"}
     logs = arguments.out / f"{output.name}_logs"
