@@ -62,7 +62,7 @@ def test_divergence_and_entropy_have_their_weights() -> None:
 
 
 def test_codes_count_less_where_good_and_bad_pictures_are_alike() -> None:
-    """Place 0: all the same. Place 1: the good ones show one thing, the bad its opposite. Place 2: each another thing."""
+    """Place 0: all the same. Place 1: the good show one thing, the bad its opposite. Place 2: each another thing."""
     same, one, *_ = each = torch.eye(4)
     shown = zip((one, one, -one, -one), each, strict=True)
     vectors = torch.stack([torch.stack([same, thing, own]) for thing, own in shown])
