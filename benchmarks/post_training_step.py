@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += [
                 {"group": group, "processes": world + 1, **_figures(run)} for world, run in enumerate(runs)
             ]
-            rows[-1] |= _distance(*runs, arguments)
+            rows[-1] |= _distance(arguments, *runs)
             print(_line(rows[-2]), _line(rows[-1]), sep="\n", flush=True)
     write_json(arguments.out / "post_training_step.json", rows)
     print(_table(rows))
@@ -126,7 +126,7 @@ def _figures(run: Path) -> dict[str, float]:
     return {**means, "memory_gib": max(line["memory_gib"] for line in lines)}
 
 
-def _distance(one: Path, two: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def _distance(arguments: argparse.Namespace, one: Path, two: Path) -> dict[str, float]:
     """Root mean squares of what lies between the weights of both, and between those of one and the start."""
     from generation.model_folder import load_generator
     from post_training.config import PostTrainingConfig
