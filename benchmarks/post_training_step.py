@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows += [
                 {"group": group, "processes": world + 1, **_figures(run)} for world, run in enumerate(runs)
             ]
-            rows[-1] |= _distance(*runs, arguments)
+            rows[-1] |= _distance(arguments, *runs)
             print(_line(rows[-2]), _line(rows[-1]), sep="\n", flush=True)
     write_json(arguments.out / "post_training_step.json", rows)
     print(_table(rows))
@@ -86,9 +86,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(server: ForkServer, arguments: argparse.Namespace, group: int, world: int) -> Path:
     """The folder of a run."""
+    from post_training.config import PostTrainingConfig
+
     output = arguments.out / f"group_{group}_processes_{world}"
-    if (output / "model").is_dir():
-        return output
     overrides = [
         *arguments.overrides,
         f"output={output}",
@@ -102,6 +102,11 @@ def _run(server: ForkServer, arguments: argparse.Namespace, group: int, world: i
         "held_out=null",
         "checkpoint.best=null",
     ]
+    if (output / "model").is_dir():
+        wanted = load_config(PostTrainingConfig, arguments.recipe, overrides)
+        if load_config(PostTrainingConfig, output / "config.yaml") != wanted:
+            raise UserError(f"{output}: was made by another recipe; choose another --out")
+        return output
     settings = {"recipe": str(arguments.recipe), "overrides": overrides}
     environment = {"OMP_NUM_THREADS": "1"}
     logs = arguments.out / f"{output.name}_logs"
@@ -121,7 +126,7 @@ def _figures(run: Path) -> dict[str, float]:
     return {**means, "memory_gib": max(line["memory_gib"] for line in lines)}
 
 
-def _distance(one: Path, two: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def _distance(arguments: argparse.Namespace, one: Path, two: Path) -> dict[str, float]:
     """Root mean squares of what lies between the weights of both, and between those of one and the start."""
     from generation.model_folder import load_generator
     from post_training.config import PostTrainingConfig

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-if TYPE_CHECKING:  # recipes are read without a model library
+if TYPE_CHECKING:  # recipes are read by way of this file, without a model library
     from common.models.vision_encoder import VisionEncoder
 
 EPS = 1e-6

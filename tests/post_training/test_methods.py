@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from post_training.methods.config import DPOConfig, GRPOConfig, RejectionConfig
 from post_training.methods.dpo import DPO
@@ -63,29 +62,21 @@ def test_divergence_and_entropy_have_their_weights() -> None:
 
 
 def test_codes_count_less_where_good_and_bad_pictures_are_alike() -> None:
-    """Place 0: all the same. Place 1: the good ones show one thing, the bad another."""
-    same, one, other = (
-        torch.tensor([1.0, 0.0, 0.0]),
-        torch.tensor([0.0, 1.0, 0.0]),
-        torch.tensor([0.0, -1.0, 0.0]),
-    )
-    vectors = normalize(
-        torch.stack([torch.stack([same, thing]) for thing in (one, one, other, other)]), dim=-1
-    )
+    """Place 0: all the same. Place 1: the good show one thing, the bad its opposite. Place 2: each another thing."""
+    same, one, *_ = each = torch.eye(4)
+    shown = zip((one, one, -one, -one), each, strict=True)
+    vectors = torch.stack([torch.stack([same, thing, own]) for thing, own in shown])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
-    weights = unlike(advantages, vectors)
-    torch.testing.assert_close(
-        weights, torch.tensor([[0.0, 2.0]]).expand(4, 2)
-    )  # (1 - 1) / 2, (1 + 1) / 2; mean 1
+    # (1 - 1) / 2, (1 + 1) / 2 and (1 - 0) / 2, of mean 1; those of the same sign are not compared.
+    torch.testing.assert_close(unlike(advantages, vectors), torch.tensor([[0.0, 2.0, 1.0]]).expand(4, 3))
     method = GRPO(GRPOConfig(similarity=True))
-    rewards = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    chosen = method.choose(rewards, vectors)
-    assert method.compares and chosen.weights.shape == (4, 2)
-    torch.testing.assert_close(chosen.weights, advantages[:, None] * weights, atol=1e-3, rtol=0)
-    # Those of the same sign are not compared; and pictures that are all alike everywhere teach nothing wrong.
-    turned = unlike(torch.tensor([1.0, -1.0, 1.0, -1.0]), vectors)
-    torch.testing.assert_close(turned[:, 1], turned[:1, 1].expand(4))
-    assert unlike(advantages, same.expand(4, 2, 3)).tolist() == [[1.0, 1.0]] * 4
+    chosen = method.choose(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), vectors)
+    assert method.compares and chosen.weights.shape == (4, 3)
+    torch.testing.assert_close(
+        chosen.weights, advantages[:, None] * unlike(advantages, vectors), atol=1e-3, rtol=0
+    )
+    # Pictures that are all alike everywhere leave their advantages as they are.
+    assert unlike(advantages, same.expand(4, 2, 4)).tolist() == [[1.0, 1.0]] * 4
 
 
 def test_rejection_takes_the_best_above_the_threshold() -> None:

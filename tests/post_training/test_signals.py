@@ -64,9 +64,9 @@ def test_a_trend_goes_on_where_it_was() -> None:
     expected = course(whole, pairs)
     half = Trend(9)
     found = course(half, pairs[:2])
-    half.learn(0.3)
+    half.learn(0.6)
     later = Trend(9)
     later.load_state_dict(half.state_dict())
-    later.learn(0.5)
+    later.learn(0.2)  # 0.4 with what was learned before: it rose
     later.judge({"judge": 0.3})
     assert [*found, later.fallen] == expected[:3] and later.state_dict() != whole.state_dict()
