@@ -49,7 +49,7 @@ class Generator:
         return self.arm if self.seed is None else f"{self.arm}_grpo_{self.seed}"
 
 
-def post_train(run: Path, arm: str, seed: int, world: Path, out: Path) -> Path:
+def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path) -> Path:
     """The folder that the demo's recipe leaves for the generator of `run`; what is there is not made again.
 
     Raises:
@@ -63,7 +63,9 @@ def post_train(run: Path, arm: str, seed: int, world: Path, out: Path) -> Path:
     trained = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     stated |= {"output": str(folder), "seed": seed, "init_from": str(run / "model")}
     stated["model"]["tokenizer"] = trained["model"]["tokenizer"]
-    stated["prompts"]["file"] = str(world / "reward_prompts.jsonl")
+    stated["prompts"]["file"] = str(demo / "world" / "reward_prompts.jsonl")
+    stated["held_out"]["prompts"] = str(demo / "world" / "prompts.jsonl")
+    stated["held_out"]["judge"]["detector"] = str(demo / "judge")
     write_text(recipe, yaml.safe_dump(stated, sort_keys=False))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *words, str(ROOT / "post_training" / "train.py"), "--config", str(recipe)]
@@ -76,13 +78,13 @@ def post_train(run: Path, arm: str, seed: int, world: Path, out: Path) -> Path:
     return folder / "model"
 
 
-def generators(runs: dict[str, Path], seeds: Sequence[int], world: Path, out: Path) -> Iterator[Generator]:
+def generators(runs: dict[str, Path], seeds: Sequence[int], demo: Path, out: Path) -> Iterator[Generator]:
     """Each as soon as it is there."""
     for arm, run in runs.items():
         yield Generator(arm, None, run / "model")
     for seed in seeds:
         for arm, run in runs.items():
-            yield Generator(arm, seed, post_train(run, arm, seed, world, out))
+            yield Generator(arm, seed, post_train(run, arm, seed, demo, out))
 
 
 def seconds(out: Path) -> dict[str, float]:
@@ -131,7 +133,7 @@ def main() -> None:
 
     detectors = tuple(open_detector(name, "", "cpu") for name in ("world", str(judge)))
     cells: dict[str, dict[str, Any]] = {}
-    for one in generators(runs, options.seeds, world, options.out):
+    for one in generators(runs, options.seeds, options.demo, options.out):
         for scale in SCALES:
             path = options.out / "cells" / f"{one.name}_{scale:g}.json"
             if not path.is_file():

@@ -7,7 +7,7 @@ intervals and comparisons can be made of them later.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def apart(generator: Generator, pictures: Sequence[Image]) -> float:
     return float(diversity(features, len(pictures))[0])
 
 
-def by_tag(cells: Sequence[dict[str, Any]], score: str) -> dict[str, list[float]]:
+def by_tag(cells: Sequence[Mapping[str, Any]], score: str) -> dict[str, list[float]]:
     """Each prompt's score, the mean over the cells (seeds), in the tags that there are."""
     means = [
         (one["tag"], sum(cell["prompts"][place][score] for cell in cells) / len(cells))
@@ -95,7 +95,7 @@ def by_tag(cells: Sequence[dict[str, Any]], score: str) -> dict[str, list[float]
     return {tag: scores for tag, scores in found.items() if scores}
 
 
-def summary(cells: Sequence[dict[str, Any]], score: str) -> dict[str, tuple[float, Interval]]:
+def summary(cells: Sequence[Mapping[str, Any]], score: str) -> dict[str, tuple[float, Interval]]:
     """`overall`, the mean over the tags, and each tag: its mean, with its 95% interval over prompts."""
     groups = by_tag(cells, score)
     spans = intervals(groups)

@@ -15,7 +15,6 @@ from evals.scorers.opening import check_there
 from evals.scorers.prompts import ScoredPrompt, barred_prompts, read_scored_prompts
 from generation.assemble import generator_on_meta
 from post_training.config import PostTrainingConfig
-from post_training.dry_run import check_ranks
 from post_training.prompts import Dealer, tag_of
 
 
@@ -40,6 +39,23 @@ def begin(run: Path, config: PostTrainingConfig) -> list[str]:
     learns, beside = (sum(p.numel() for p in part.parameters()) for part in (model, vqrae))
     try_room(run, checkpoint_bytes(learns), 4.0 * (learns + beside), config.checkpoint, config.steps)
     return [*warnings(config), f"prompts: {told_prompts(prompts)}"]
+
+
+def check_ranks(config: PostTrainingConfig, world: int) -> None:
+    """Raises:
+    UserError: groups, or micro-batches, do not divide over `world` ranks.
+    """
+    prompts, per_group = config.rollouts.prompts, config.learned_per_group
+    if prompts % world:
+        raise UserError(
+            f"rollouts.prompts: {prompts} groups do not divide over {world} ranks; a group stays on one"
+        )
+    here = prompts // world * per_group
+    if here % config.batch.micro_size:
+        raise UserError(
+            f"batch.micro_size: {config.batch.micro_size} does not divide the {here} pictures that each of "
+            f"{world} ranks learns from in a step ({prompts // world} groups x {per_group})"
+        )
 
 
 def training_prompts(config: PostTrainingConfig) -> list[ScoredPrompt]:

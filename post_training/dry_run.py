@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.errors import UserError
 from common.training.plan import memory_lines, planned_ranks
 from generation.config import MARKS
 from post_training.config import PostTrainingConfig
@@ -17,7 +16,7 @@ def plan(config: PostTrainingConfig, gpus: int | None = None) -> str:
         UserError: rollouts do not divide over the ranks, or prompts that are here cannot be read.
     """
     from generation.assemble import generator_on_meta
-    from post_training.beginnings import told_prompts, training_prompts
+    from post_training.beginnings import check_ranks, told_prompts, training_prompts
     from post_training.methods.opening import method_of
 
     gpus = planned_ranks(gpus)
@@ -60,20 +59,3 @@ def plan(config: PostTrainingConfig, gpus: int | None = None) -> str:
         *memory_lines(config.engine, gpus, trained=trained, beside=beside),
     ]
     return "\n".join(lines)
-
-
-def check_ranks(config: PostTrainingConfig, world: int) -> None:
-    """Raises:
-    UserError: groups, or micro-batches, do not divide over `world` ranks.
-    """
-    prompts, per_group = config.rollouts.prompts, config.learned_per_group
-    if prompts % world:
-        raise UserError(
-            f"rollouts.prompts: {prompts} groups do not divide over {world} ranks; a group stays on one"
-        )
-    here = prompts // world * per_group
-    if here % config.batch.micro_size:
-        raise UserError(
-            f"batch.micro_size: {config.batch.micro_size} does not divide the {here} pictures that each of "
-            f"{world} ranks learns from in a step ({prompts // world} groups x {per_group})"
-        )

@@ -41,7 +41,7 @@ if [ -n "$quick" ]; then
     talk=epochs=1
     generator=steps=120
     judge="--steps 100"
-    post_training="steps=3 rollouts.group=4 batch.micro_size=12"
+    post_training="steps=3 rollouts.group=4 batch.micro_size=12 held_out.per_prompt=1"
     pictures=2
 fi
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import tiny
 import tiny_generator
+import tiny_post_training
 
 import generation.train
+import post_training.train
 import understanding.train
 from common.training.guard import Guard
 from common.training.records import read_records
@@ -28,6 +30,7 @@ QUIET = (
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guarded")
     tiny.write_understanding_shelf(folder)
+    tiny_post_training.write_shelf(folder / "drawn")
     return tiny_generator.write_shelf(folder)
 
 
@@ -36,12 +39,18 @@ def train(job: str, shelf: Path, run: Path, steps: int) -> None:
         return understanding.train.train(
             tiny.understanding_recipe(shelf, run, *QUIET, f"epochs={steps // 3}")
         )
+    if job == "post_training":
+        drawn = shelf / "drawn"
+        return post_training.train.train(tiny_post_training.recipe(drawn, run, *QUIET, f"steps={steps}"))
     quiet = (*QUIET, "samples.prompts=[]", "evaluation.source=null", f"steps={steps}")
     return generation.train.train(tiny_generator.recipe(shelf, run, *quiet))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("job", "named"), [("understanding", "captions.json: "), ("generation", ".png")])
+@pytest.mark.parametrize(
+    ("job", "named"),
+    [("understanding", "captions.json: "), ("generation", ".png"), ("post_training", "a photo of ")],
+)
 def test_bad_data_is_named_and_left_out_once(
     job: str, named: str, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import tiny
 import tiny_generator
+import tiny_post_training
 
 import generation.assemble
 import generation.train
+import post_training.assemble
+import post_training.train
 import tokenizer.assemble
 import tokenizer.train
 import understanding.assemble
@@ -38,6 +41,7 @@ JOBS: dict[str, tuple[Any, Any, str, list[str]]] = {
         ["optimizer.lr=5e-4", "optimizer.end_lr=5e-4"],
     ),
     "generation": (generation, "start_generator", "steps", ["optimizer.lr=5e-4"]),
+    "post_training": (post_training, "start_policy", "steps", ["optimizer.lr=5e-4"]),
 }
 
 
@@ -45,6 +49,7 @@ JOBS: dict[str, tuple[Any, Any, str, list[str]]] = {
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resumed")
     tiny.write_understanding_shelf(folder)
+    tiny_post_training.write_shelf(folder / "drawn")
     return tiny_generator.write_shelf(folder)
 
 
@@ -54,6 +59,8 @@ def recipe(job: str, shelf: Path, run: Path, *overrides: str) -> Any:
         return tiny.tokenizer_recipe(shelf / "images", run, *quiet, "evaluation.images=null", *overrides)
     if job == "understanding":
         return tiny.understanding_recipe(shelf, run, *quiet, *overrides)
+    if job == "post_training":
+        return tiny_post_training.recipe(shelf / "drawn", run, *quiet, *overrides)
     quiet += ["samples.prompts=[]", "evaluation.source=null"]
     return tiny_generator.recipe(shelf, run, *quiet, *overrides)
 

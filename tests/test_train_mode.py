@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import tiny
 import tiny_generator
+import tiny_post_training
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 from transformers.models.siglip.modeling_siglip import SiglipMLP
 
 from common.training.guard import Guard
 from generation import train as generation
+from post_training import train as post_training
 from tokenizer import train as tokenizer
 from understanding import train as understanding
 
@@ -38,11 +40,13 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
     shelf = tmp_path_factory.mktemp("shelf")
     pictures = tiny.write_pictures(shelf / "pictures")
     generator_shelf = tiny_generator.write_shelf(shelf / "generation")
+    drawn_shelf = tiny_post_training.write_shelf(shelf / "post_training")
     language_shelf = tiny.write_understanding_shelf(shelf / "understanding")
     return {
         "tokenizer": lambda *rest: tiny.tokenizer_recipe(pictures, *rest),
         "generation": lambda *rest: tiny_generator.recipe(generator_shelf, *rest),
         "understanding": lambda *rest: tiny.understanding_recipe(language_shelf, *rest),
+        "post_training": lambda *rest: tiny_post_training.recipe(drawn_shelf, *rest),
     }
 
 
@@ -77,13 +81,15 @@ def first_step(layer: type, stop: bool) -> Iterator[Counter[int]]:
         yield calls
 
 
-# A layer that a gradient passes: forward and recomputation, in each of two micro-steps; another one: forward alone.
+# A layer that a gradient passes: forward and recomputation, in each of two micro-steps (four in post-training, whose
+# sampler has layers of its own); another one: forward alone.
 @pytest.mark.parametrize(
     ("job", "module", "layer", "began", "expected", "later"),
     [
         ("tokenizer", tokenizer, SiglipMLP, [], [2, 4], tiny.STAGE_2),
         ("generation", generation, Qwen3MLP, [], [4, 4], ()),
         ("understanding", understanding, LlamaMLP, ["engine.zero_stage=1"], [4, 4], ()),
+        ("post_training", post_training, Qwen3MLP, [], [8, 8], ()),
     ],
 )
 def test_layers_are_recomputed_from_the_first_step(

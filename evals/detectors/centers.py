@@ -132,5 +132,7 @@ def found(heat: Tensor, colors: Tensor, boxes: Tensor) -> list[Detection]:
         left, top, right, bottom = boxes[:, row, column].tolist()
         color = COLORS[int(colors[:, row, column].argmax())]
         box = (x - left, y - top, x + right, y + bottom)
-        objects.append(Detection(name=SHAPES[int(shape)], score=score.numpy()[()], box=box, color=color))
+        objects.append(
+            Detection(name=SHAPES[int(shape)], score=np.float32(float(score)), box=box, color=color)  # type: ignore[arg-type]
+        )
     return sorted(objects, key=lambda one: -one.score)

@@ -8,7 +8,8 @@ The rules are the original's to the letter (djghosh13/geneval); its environment 
 
     mask2former  the original's, of mmdetection: downloaded once and converted; offline, give the file as --detector
     world        exact, for the shapes of the miniature world of scripts/demo
-    PATH         a checkpoint of mmdetection's (.pth), or a Mask2Former of transformers: a folder or hub id
+    PATH         a checkpoint of mmdetection's (.pth), a Mask2Former of transformers (folder or hub id), or the folder
+                 of a judge of the miniature world (scripts/demo/held_out_judge.py)
 
 The last two bear their name in the protocol, and are not compared with the paper. Colours are CLIP ViT-L/14's.
 

@@ -81,9 +81,7 @@ class QuestionsScorer:
             for question in questions_of(prompt, phrasing):
                 self._first_tokens(question.choices)
         with refusing(f"{source}: cannot answer a question about a blank picture"):
-            blank = self._prompt(
-                Image.new("RGB", (BLANK, BLANK), "white"), Question("Is this a picture?", "yes")
-            )
+            blank = self._prompt(Image.new("RGB", (BLANK, BLANK), "white"), "Is this a picture?")
             self.chat.first_logits([blank])
 
     def score(self, prompt: ScoredPrompt, pictures: Sequence[Image.Image]) -> list[float]:

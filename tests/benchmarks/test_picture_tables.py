@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
-from benchmarks.better_pictures import check_held_out
+from benchmarks.better_pictures import RECIPE, check_held_out, post_train, seconds
 from benchmarks.picture_scores import of_prompt
 from benchmarks.picture_tables import claims, markdown
+from common.config import load_config
 from common.errors import UserError
 from evals.detectors.detection import Detection
 from evals.geneval.rules import TAGS
+from post_training.config import PostTrainingConfig
 
 CIRCLE = {
     "tag": "single_object",
@@ -126,3 +130,38 @@ def test_measured_prompts_occur_nowhere_else(tmp_path: Path) -> None:
     leave("captions.jsonl", "caption", "a photo of a circle")
     with pytest.raises(UserError, match=r"captions\.jsonl: repeats 'a photo of a circle'"):
         check_held_out(tmp_path)
+
+
+def test_each_arm_is_post_trained_once_by_the_demo_s_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, demo, out = tmp_path / "run", tmp_path / "demo", tmp_path / "out"
+    recipe = yaml.safe_load(RECIPE.read_text())
+    tokenizer = recipe["model"]["tokenizer"] | {"source": "elsewhere"}
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"tokenizer": tokenizer}}))
+    stated: list[PostTrainingConfig] = []
+
+    def trainer(command: list[str], **_: object) -> SimpleNamespace:
+        stated.append(load_config(PostTrainingConfig, Path(command[-1])))
+        Path(stated[-1].output, "model").mkdir(parents=True)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("benchmarks.better_pictures.subprocess.run", trainer)
+    for _ in range(2):
+        assert post_train(run, "deep", 2, demo, out) == out / "deep_grpo_2" / "model"
+    (config,) = stated
+    assert config.seed == 2 and config.init_from == str(run / "model") and config.steps == recipe["steps"]
+    assert config.model.tokenizer.source == "elsewhere" and config.held_out is not None
+    assert config.prompts.file == str(demo / "world" / "reward_prompts.jsonl")
+    assert config.held_out.prompts == str(demo / "world" / "prompts.jsonl")
+    assert config.held_out.judge.detector == str(demo / "judge")
+    assert list(seconds(out)) == ["deep_grpo_2"]
+
+
+def test_a_training_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"tokenizer": {}}}))
+    failed = SimpleNamespace(returncode=2)
+    monkeypatch.setattr("benchmarks.better_pictures.subprocess.run", lambda *_, **__: failed)
+    with pytest.raises(UserError, match=r"last_grpo_0: post_training/train\.py ended with 2"):
+        post_train(tmp_path, "last", 0, tmp_path, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,21 @@ def test_hidden_states_that_are_not_there_are_refused(layers: list[int], tmp_pat
     (tmp_path / "config.json").write_text(json.dumps({**stated, "quantizer_layers": layers}))
     with pytest.raises(UserError, match=r"cannot be loaded as a VQRAE: .*quantizer_layers: expected"):
         load_vqrae(str(tmp_path))
+
+
+def test_what_a_models_quantizer_is_given_is_called_so() -> None:
+    """Of all rooms: features have the same shape, and nothing else would tell."""
+    root, seen = Path(__file__).parents[2], []
+    for path in (
+        p
+        for room in ("common", "tokenizer", "generation", "evals", "scripts")
+        for p in (root / room).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            called = ast.unparse(node.func)
+            if called.endswith((".quantizer", ".quantizer.embed")):
+                seen.append(path.name)
+                assert "quantizer_input" in ast.unparse(node.args[0]), f"{path}:{node.lineno}"
+    assert {"vqrae.py", "inference.py", "code_encoder.py", "cluster_figure.py"} <= set(seen)

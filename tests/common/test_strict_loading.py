@@ -107,3 +107,11 @@ def test_what_a_library_raises_becomes_one_line() -> None:
         raise ValueError("x" * 999)
     with pytest.raises(UserError, match=r"^as it is$"), refusing("here"):
         raise UserError("as it is")
+
+
+def test_the_base_of_rotations_is_held_against_the_recipe() -> None:
+    """transformers keeps it in `rope_parameters`, where a recipe's `rope_theta` has no field of its own."""
+    config = config_of({"model_type": "llama", **SIZES, "rope_theta": 100.0}, "here")
+    check_architecture(config, {**SIZES, "rope_theta": 100.0}, "there")
+    with pytest.raises(UserError, match=r"rope_theta: the recipe states 500\.0, the checkpoint has 100\.0"):
+        check_architecture(config, {"rope_theta": 500.0}, "there")

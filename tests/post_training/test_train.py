@@ -137,9 +137,9 @@ def calls_of_a_step(method: str) -> range:
     return range({"grpo": 4, "rejection": 4, "dpo": 4}[method])
 
 
-def test_every_method_pleases_its_reward(shelf: Path, tmp_path: Path) -> None:
-    for method, overrides in tiny.METHODS.items():
-        lines = run(shelf, tmp_path / method, *overrides, "steps=12", "optimizer.lr=2e-2")
+def test_its_siblings_please_their_reward_too(shelf: Path, tmp_path: Path) -> None:
+    for method in ("rejection", "dpo"):
+        lines = run(shelf, tmp_path / method, *tiny.METHODS[method], "steps=12", "optimizer.lr=2e-2")
         assert lines[-1]["reward"] > lines[0]["reward"] + 0.03, method
     assert {"preferred", "margin", "kl"} <= set(lines[0])
 
@@ -244,7 +244,7 @@ def test_two_processes_train_like_one(
 ) -> None:
     # AdamW divides by the size of a gradient: with so large an eps, roundings of small ones stay small.
     overrides = [*tiny.METHODS[method], *GUIDED, f"engine.zero_stage={stage}", "optimizer.adamw.eps=1e-3"]
-    overrides += ["updates_per_rollout=2", tiny.held_out(shelf), "logging.evaluate_every=2"]
+    overrides += ["updates_per_rollout=2", "steps=2", tiny.held_out(shelf), "logging.evaluate_every=2"]
     if method == "grpo":
         overrides.append("grpo={kl: 0.1, similarity: true}")
     with tiny.judged(tiny.Channel(1)):

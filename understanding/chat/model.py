@@ -166,7 +166,7 @@ class ChatModel:
 
     def first_logits(self, prompts: Sequence[Prompt]) -> Tensor:
         """Logits (B, V) in float32 of the first token of each answer to what `prompt` has prepared, one or more."""
-        options = {"output_logits": True, "return_dict_in_generate": True}
+        options: dict[str, Any] = {"output_logits": True, "return_dict_in_generate": True}
         output, _ = self._generate(prompts, Decoding(max_new_tokens=1), **options)
         return output.logits[0].float()
 
