@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.bootstrap import Interval, intervals
 from evals.geneval.grading import grade
+from evals.geneval.nothing_else import nothing_else
 from evals.geneval.rules import TAGS, Metadata, judge
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ SCORES = ("exact", "judge", "best_of_4_exact", "best_of_4_judge")
 def measure(
     model: Path, prompts: Sequence[Metadata], detectors: tuple[Detector, Detector], n: int, cfg_scale: float
 ) -> dict[str, Any]:
-    """A cell: `seconds` of drawing, and for each prompt its text, its tag, `SCORES`, `agreement` and `diversity`.
+    """A cell: `seconds` of drawing, and for each prompt its text, its tag, `SCORES`, `agreement`, `strict` (right, and
+    nothing else in the picture: what GenEval's rules do not ask) and `diversity`.
 
     Args:
         detectors: the exact one, and the held-out judge.
@@ -61,11 +63,13 @@ def of_prompt(
     places = range(len(pictures))
     groups = [places[first : first + OF] for first in range(0, len(pictures), OF)]
     best = [[right[0][max(group, key=of_detector.__getitem__)] for group in groups] for of_detector in grades]
+    strict = nothing_else(metadata, detectors[0].classes)
     values = zip(SCORES, (right[0], right[1], best[0], best[1]), strict=True)
     return {
         "prompt": metadata["prompt"],
         "tag": metadata["tag"],
         **{name: sum(hits) / len(hits) for name, hits in values},
+        "strict": sum(judge(strict, one).correct for one in seen[0]) / len(pictures),
         "agreement": sum(x == y for x, y in zip(*right, strict=True)) / len(pictures),
     }
 

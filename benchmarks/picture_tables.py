@@ -14,6 +14,7 @@ GUIDED, PLAIN = 1.5, 1.0
 TARGET = 0.85  # overall, guided, with both parts
 SURE = 0.95  # the judge's accuracy on true scenes
 MOST_SECONDS = 15 * 60.0
+OTHERS = ("strict", "judge", "best_of_4_exact", "best_of_4_judge", "agreement")
 NAMES = {
     ("last", False): "neither",
     ("deep", False): "deep tokenizer",
@@ -33,7 +34,18 @@ def chosen(cells: Sequence[Cell], arm: str, trained: bool, scale: float) -> list
 
 def markdown(cells: Sequence[Cell]) -> str:
     """A row for each arm and guidance: means over seeds, GenEval's with 95% intervals over prompts."""
-    columns = ("", "guidance", "overall", *TAGS, "judge", "best of 4", "by the judge", "agree", "diversity")
+    columns = (
+        "",
+        "guidance",
+        "overall",
+        *TAGS,
+        "strict",
+        "judge",
+        "best of 4",
+        "by the judge",
+        "agree",
+        "diversity",
+    )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for (arm, trained), name in NAMES.items():
         for scale in (GUIDED, PLAIN):
@@ -45,7 +57,7 @@ def markdown(cells: Sequence[Cell]) -> str:
 def _row(cells: Sequence[Cell]) -> list[str]:
     exact = summary(cells, "exact")
     spans = [f"{value:.3f} ({low:.2f}-{high:.2f})" for value, (low, high) in exact.values()]
-    others = (_overall(cells, name) for name in ("judge", "best_of_4_exact", "best_of_4_judge", "agreement"))
+    others = (_overall(cells, name) for name in OTHERS)
     return [*spans, *(f"{value:.3f}" for value in others), f"{_overall(cells, 'diversity'):.4f}"]
 
 
@@ -89,9 +101,10 @@ def _kept(before: Sequence[Cell], after: Sequence[Cell], where: str) -> dict[str
     former, now = summary(before, "exact"), summary(after, "exact")
     fallen = [tag for tag, (value, _) in now.items() if value < former[tag][1][0]]
     counting = former["counting"][0], now["counting"][0]
-    judge = _overall(before, "judge"), _overall(after, "judge")
+    judge, strict = ((_overall(before, name), _overall(after, name)) for name in ("judge", "strict"))
     return {
         f"{where}: no tag below its former interval ({', '.join(fallen) or 'none'})": not fallen,
         f"{where}: counting {counting[0]:.3f} -> {counting[1]:.3f}": counting[1] > counting[0],
         f"{where}: the held-out judge {judge[0]:.3f} -> {judge[1]:.3f}": judge[1] > judge[0],
+        f"{where}: and nothing else {strict[0]:.3f} -> {strict[1]:.3f}": strict[1] > strict[0],
     }

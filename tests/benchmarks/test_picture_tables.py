@@ -30,6 +30,8 @@ CIRCLE = {
 class Listed:
     """Finds a circle of these scores in the pictures, one after the other."""
 
+    classes = ("circle", "square")
+
     def __init__(self, scores: list[float]) -> None:
         self.scores = iter(scores)
 
@@ -48,6 +50,19 @@ def test_the_best_of_four_is_judged_by_the_exact_detector() -> None:
     assert found["agreement"] == 3 / 8
 
 
+def test_more_than_was_asked_for_is_right_and_not_strictly_so() -> None:
+    class Full(Listed):
+        def detect(self, picture: Image.Image) -> list[Detection]:
+            circle, *_ = super().detect(picture)
+            return [circle, Detection(name="square", score=0.9, box=(9, 9, 20, 20))]
+
+    pictures = [Image.new("RGB", (32, 32))] * 4
+    found = of_prompt(CIRCLE, pictures, (Full([0.9] * 4), Listed([0.9] * 4)))  # type: ignore[arg-type]
+    assert found["exact"] == 1 and found["strict"] == 0
+    found = of_prompt(CIRCLE, pictures, (Listed([0.9] * 4), Listed([0.9] * 4)))  # type: ignore[arg-type]
+    assert found["strict"] == 1
+
+
 def cell(arm: str, seed: int | None, scale: float, score: float, **tags: float) -> dict[str, Any]:
     prompts = [
         {
@@ -55,6 +70,7 @@ def cell(arm: str, seed: int | None, scale: float, score: float, **tags: float) 
             "tag": tag,
             **dict.fromkeys(("exact", "best_of_4_exact", "best_of_4_judge"), tags.get(tag, score)),
             "judge": score,
+            "strict": score - 0.1,
             "agreement": 0.9,
             "diversity": 0.01,
         }
@@ -81,7 +97,7 @@ def cells() -> list[dict[str, Any]]:
 
 def test_all_holds_where_all_rises(cells: list[dict[str, Any]]) -> None:
     holds = claims(cells, {"overall": 0.99}, {"last_grpo_0": 300.0})
-    assert all(holds.values()) and len(holds) == 4 + 4 * 3
+    assert all(holds.values()) and len(holds) == 4 + 4 * 4
     assert any("both, guided: overall 0.900" in told for told in holds)
     rows = markdown(cells).splitlines()
     assert len(rows) == 2 + 8 and rows[2].startswith("| neither | 1.5 | 0.500 (0.50-0.50)")
@@ -92,7 +108,7 @@ def test_all_holds_where_all_rises(cells: list[dict[str, Any]]) -> None:
     [
         ({"single_object": 0.3}, "both, guidance 1.5: no tag below its former interval (single_object)"),
         ({"counting": 0.5}, "both, guidance 1.5: counting 0.500 -> 0.500"),
-        ({"overall": 0.5}, "both, guidance 1.5: the held-out judge 0.500 -> 0.500"),
+        ({"overall": 0.5}, "both, guidance 1.5: and nothing else 0.400 -> 0.400"),
         ({"overall": 0.84}, "both, guided: overall 0.840 (>= 0.85)"),
     ],
 )
