@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from common import dist
 from common.files import write_png, write_text
@@ -36,13 +37,7 @@ def report(
         charts: how many of each test were to be measured.
     """
     curves = {source: curves_of(tests, found) for source, found in rows.items()}
-    lines = (
-        json.dumps({"source": source, "test": test, **row})
-        for source, found in rows.items()
-        for test, part in found.items()
-        for row in part
-    )
-    write_text(args.output / "rows.jsonl", "".join(f"{line}\n" for line in lines))
+    write_rows(args.output / "rows.jsonl", rows)
     shown = [test for test in tests if curves[ORIGINAL][test.name]]
     figure.draw(args.output / "figure.png", shown, curves, side)
     for test in shown:
@@ -82,6 +77,17 @@ def report(
     )
     notes = [f"left out: {line}" for line in (*left_out, *empty)]
     finish(args.output, results, [*notes, f"curves: {args.output / 'figure.png'}"])
+
+
+def write_rows(path: Path, rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> None:
+    """What was measured of each chart, a line each."""
+    lines = (
+        json.dumps({"source": source, "test": test, **row})
+        for source, found in rows.items()
+        for test, part in found.items()
+        for row in part
+    )
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def curves_of(tests: Sequence[DetailTest], found: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Curve]]:

@@ -9,6 +9,7 @@ that find their own description among all, and what a linear probe reads from it
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from pathlib import Path
@@ -41,7 +42,7 @@ def save_vision_part(model: SiglipModel, folder: Path) -> None:
     encoder.save_pretrained(folder)
 
 
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
     parser = world_parser(__doc__, "folder for the encoder")
     parser.add_argument(
         "--window-steps", type=whole_number(0), default=1400, help="steps on single objects (default 1400)"
@@ -59,7 +60,11 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), help="default: bfloat16 where the CPU has it"
     )
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = build_parser().parse_args()
     world, held_out = (read_world(options.world, split) for split in ("train", "val"))
     image_size = world.images.shape[-1]
     if image_size % GRID:
