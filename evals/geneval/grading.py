@@ -7,6 +7,8 @@ The wishes of a prompt weigh the same, and its grade is the mean over them:
   of it: so an empty picture has nothing of "three cups".
 - *color*: the share of the n looked at that have it. *position*: the share of the pairs that keep the relation. What
   is missing has neither.
+- What is found but not surely enough counts for its *clarity*, score over threshold, a pair for the product: so what
+  becomes easier to tell is worth more before it is told. Too many are only those that are sure.
 - *exclusion* of a class that is not asked for: 1 where fewer than the forbidden number n are there, and otherwise less
   by 1/n for each that is too many; at least 0.
 
@@ -19,9 +21,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evals.detectors.detection import Detection
-from evals.geneval.rules import MAX_OVERLAP, Metadata, color_of, kept_for, relations
+from evals.geneval.rules import MAX_OVERLAP, Metadata, color_of, keep, relations, threshold_of
 
-Kept = Mapping[str, Sequence[Detection]]
+Found = Mapping[str, Sequence[Detection]]
+
+UNSURE = 0.999  # at most, so that no doubtful object is worth as much as a sure one
 
 
 def grade(metadata: Metadata, detections: Iterable[Detection], max_overlap: float = MAX_OVERLAP) -> float:
@@ -30,29 +34,47 @@ def grade(metadata: Metadata, detections: Iterable[Detection], max_overlap: floa
     Raises:
         ValueError: as of `rules.judge`.
     """
-    grades = list(_grades(metadata, kept_for(metadata, detections, max_overlap)))
+    threshold = threshold_of(metadata)
+    grades = list(_grades(metadata, keep(detections, 0.0, max_overlap), threshold))
     return sum(grades) / len(grades)
 
 
-def _grades(metadata: Metadata, kept: Kept) -> Iterator[float]:
+def _grades(metadata: Metadata, found: Found, threshold: float) -> Iterator[float]:
     wanted, unwanted = metadata.get("include", ()), metadata.get("exclude", ())
-    groups = [kept.get(wish["class"], ())[: wish["count"]] for wish in wanted]
-    for wish, group in zip(wanted, groups, strict=True):
-        name, count = wish["class"], wish["count"]
-        limits = [other["count"] - 1 for other in unwanted if other["class"] == name]
-        yield _near(len(kept.get(name, ())), count, min(limits, default=None), count)
+    groups = [found.get(wish["class"], ())[: wish["count"]] for wish in wanted]
+    clear = [[_clarity(one, threshold) for one in group] for group in groups]
+
+    def sure(name: str) -> int:
+        return sum(one.score > threshold for one in found.get(name, ()))
+
+    for wish, group, mine in zip(wanted, groups, clear, strict=True):
+        count = wish["count"]
+        limits = [other["count"] - 1 for other in unwanted if other["class"] == wish["class"]]
+        too_many = max(0, sure(wish["class"]) - min(limits)) if limits else 0
+        yield max(0.0, (sum(mine) - too_many) / count)
         if "color" in wish:
-            yield sum(color_of(one) == wish["color"] for one in group) / count
+            yield (
+                sum(
+                    clarity
+                    for one, clarity in zip(group, mine, strict=True)
+                    if color_of(one) == wish["color"]
+                )
+                / count
+            )
         if "position" in wish:
             relation, target = wish["position"]
-            held = sum(relation in relations(one.box, other.box) for one in group for other in groups[target])
+            held = sum(
+                clarity * others_clarity
+                for one, clarity in zip(group, mine, strict=True)
+                for other, others_clarity in zip(groups[target], clear[target], strict=True)
+                if relation in relations(one.box, other.box)
+            )
             yield held / (count * wanted[target]["count"])
     for wish in unwanted:
         if all(other["class"] != wish["class"] for other in wanted):
-            yield _near(len(kept.get(wish["class"], ())), 0, wish["count"] - 1, wish["count"])
+            too_many = max(0, sure(wish["class"]) - wish["count"] + 1)
+            yield max(0.0, 1 - too_many / wish["count"])
 
 
-def _near(found: int, least: int, most: int | None, unit: int) -> float:
-    """1 within [least, most], and 1 / unit less for each step beside it, at least 0."""
-    apart = max(least - found, 0 if most is None else found - most, 0)
-    return max(0.0, 1 - apart / unit)
+def _clarity(one: Detection, threshold: float) -> float:
+    return 1.0 if one.score > threshold else UNSURE * float(one.score) / threshold

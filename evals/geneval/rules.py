@@ -75,9 +75,13 @@ def kept_for(
     metadata: Metadata, detections: Iterable[Detection], max_overlap: float = MAX_OVERLAP
 ) -> dict[str, tuple[Detection, ...]]:
     """`keep` by the threshold of a prompt's tag; raises `ValueError` for metadata that states no rules."""
+    return keep(detections, threshold_of(metadata), max_overlap)
+
+
+def threshold_of(metadata: Metadata) -> float:
+    """The score over which a detection counts; raises `ValueError` for metadata that states no rules."""
     _check(metadata)
-    threshold = COUNTING_THRESHOLD if metadata["tag"] == "counting" else THRESHOLD
-    return keep(detections, threshold, max_overlap)
+    return COUNTING_THRESHOLD if metadata["tag"] == "counting" else THRESHOLD
 
 
 def keep(

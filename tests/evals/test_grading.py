@@ -33,7 +33,6 @@ def three_cups() -> dict[str, Any]:
 def test_a_count_falls_with_the_distance_on_both_sides() -> None:
     grades = [grade(three_cups(), [thing("cup")] * number) for number in range(8)]
     assert grades == pytest.approx([0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 0])
-    assert grade(three_cups(), [thing("cup", score=0.5)] * 3) == 0  # counting looks at what is certain alone
     none = prompt("single_object", {"class": "dog", "count": 1}, exclude=[{"class": "cup", "count": 2}])
     assert [grade(none, [thing("dog"), *[thing("cup")] * number]) for number in range(5)] == [
         1,
@@ -42,6 +41,21 @@ def test_a_count_falls_with_the_distance_on_both_sides() -> None:
         0.5,
         0.5,
     ]
+
+
+def test_what_is_nearly_told_is_nearly_worth_it() -> None:
+    """Counting wants scores over 0.9, all else over 0.3; extras that are not sure do no harm, as by the rules."""
+    grades = [grade(three_cups(), [thing("cup", score=score)] * 3) for score in (0.0, 0.3, 0.6, 0.9, 0.91)]
+    assert grades == pytest.approx([0, 1 / 3, 2 / 3, 1, 1], abs=2e-3)
+    assert grades[3] < grades[4] == 1
+    assert grade(three_cups(), [*[thing("cup")] * 3, thing("cup", score=0.8)]) == 1
+    red = prompt("colors", {"class": "cup", "count": 1, "color": "red"})
+    assert grade(red, [thing("cup", score=0.15)]) == pytest.approx(0.5, abs=2e-3)
+    beside = prompt(
+        "position", {"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["below", 0]}
+    )
+    halves = [thing("cat", score=0.15), thing("dog", (0, 30), score=0.15)]
+    assert grade(beside, halves) == pytest.approx((0.5 + 0.5 + 0.25) / 3, abs=2e-3)
 
 
 def test_each_of_count_color_and_position_is_a_wish() -> None:
