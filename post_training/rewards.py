@@ -64,4 +64,6 @@ def score(scorers: WeightedScorer, drawn: Drawn) -> Scored:
         rewards.append(scorers.total(found))
         for name, scores in found.items():
             parts[name].append(scores)
-    return Scored(torch.tensor(rewards), {name: torch.tensor(scores) for name, scores in parts.items()})
+    # Stated, since a scorer's numbers may be numpy's: ranks with tensors of other sizes would wreck each other's sums.
+    tensors = {name: torch.tensor(scores, dtype=torch.float32) for name, scores in parts.items()}
+    return Scored(torch.tensor(rewards, dtype=torch.float32), tensors)

@@ -36,7 +36,7 @@ def grade(metadata: Metadata, detections: Iterable[Detection], max_overlap: floa
     """
     threshold = threshold_of(metadata)
     grades = list(_grades(metadata, keep(detections, 0.0, max_overlap), threshold))
-    return sum(grades) / len(grades)
+    return float(sum(grades) / len(grades))
 
 
 def _grades(metadata: Metadata, found: Found, threshold: float) -> Iterator[float]:
@@ -45,7 +45,7 @@ def _grades(metadata: Metadata, found: Found, threshold: float) -> Iterator[floa
     clear = [[_clarity(one, threshold) for one in group] for group in groups]
 
     def sure(name: str) -> int:
-        return sum(one.score > threshold for one in found.get(name, ()))
+        return sum(bool(one.score > threshold) for one in found.get(name, ()))
 
     for wish, group, mine in zip(wanted, groups, clear, strict=True):
         count = wish["count"]
