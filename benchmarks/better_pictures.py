@@ -49,8 +49,11 @@ class Generator:
         return self.arm if self.seed is None else f"{self.arm}_grpo_{self.seed}"
 
 
-def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path) -> Path:
+def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path, steps: int | None) -> Path:
     """The folder that the demo's recipe leaves for the generator of `run`; what is there is not made again.
+
+    Args:
+        steps: None: the recipe's.
 
     Raises:
         UserError: the training failed.
@@ -62,6 +65,7 @@ def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path) -> Path:
     stated = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     trained = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     stated |= {"output": str(folder), "seed": seed, "init_from": str(run / "model")}
+    stated["steps"] = steps or stated["steps"]
     stated["model"]["tokenizer"] = trained["model"]["tokenizer"]
     stated["prompts"]["file"] = str(demo / "world" / "reward_prompts.jsonl")
     stated["held_out"]["prompts"] = str(demo / "world" / "prompts.jsonl")
@@ -78,13 +82,15 @@ def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path) -> Path:
     return folder / "model"
 
 
-def generators(runs: dict[str, Path], seeds: Sequence[int], demo: Path, out: Path) -> Iterator[Generator]:
+def generators(
+    runs: dict[str, Path], seeds: Sequence[int], demo: Path, out: Path, steps: int | None
+) -> Iterator[Generator]:
     """Each as soon as it is there."""
     for arm, run in runs.items():
         yield Generator(arm, None, run / "model")
     for seed in seeds:
         for arm, run in runs.items():
-            yield Generator(arm, seed, post_train(run, arm, seed, demo, out))
+            yield Generator(arm, seed, post_train(run, arm, seed, demo, out, steps))
 
 
 def seconds(out: Path) -> dict[str, float]:
@@ -117,6 +123,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     parser.add_argument("--deep", type=Path, help="run of generation on the codes of several layers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--steps", type=positive, help="of post-training (default: the recipe's)")
     parser.add_argument("-n", type=positive, default=16, help="pictures of each prompt (default: 16)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/better_pictures"), metavar="DIR")
     options = parser.parse_args()
@@ -133,7 +140,7 @@ def main() -> None:
 
     detectors = tuple(open_detector(name, "", "cpu") for name in ("world", str(judge)))
     cells: dict[str, dict[str, Any]] = {}
-    for one in generators(runs, options.seeds, options.demo, options.out):
+    for one in generators(runs, options.seeds, options.demo, options.out, options.steps):
         for scale in SCALES:
             path = options.out / "cells" / f"{one.name}_{scale:g}.json"
             if not path.is_file():
