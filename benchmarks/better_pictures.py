@@ -49,7 +49,7 @@ class Generator:
         return self.arm if self.seed is None else f"{self.arm}_grpo_{self.seed}"
 
 
-def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path, steps: int | None) -> Path:
+def post_train(run: Path, arm: str, seed: int, demo: Path, out: Path, steps: int | None = None) -> Path:
     """The folder that the demo's recipe leaves for the generator of `run`; what is there is not made again.
 
     Args:
