@@ -268,10 +268,10 @@ def test_a_judge_is_asked_as_it_was_trained() -> None:
             trained.setdefault(question.text, set()).add(question.answer)
     asked = [
         (text, one.answer)
-        for _, metadata in list(all_prompts())[::7]
+        for _, metadata in list(all_prompts())[::3]
         for one in questions_of(ScoredPrompt(str(metadata["prompt"]), metadata), worded)
         for text in one.texts
     ]
-    assert len({text for text, _ in asked}) > 60
+    assert len({text for text, _ in asked}) >= 60  # all that there are
     for text, answer in asked:
         assert answer in trained[text], text
