@@ -13,13 +13,18 @@ from collections.abc import Sequence
 from evals.geneval.rules import Metadata
 
 
-def nothing_else(metadata: Metadata, classes: Sequence[str]) -> Metadata:
-    """The same prompt, failed by more of a named class than is asked for, and by any other.
+def nothing_else(metadata: Metadata, classes: Sequence[str] | None = None) -> Metadata:
+    """The same prompt, failed by more of a class than is asked for.
 
     Args:
-        classes: all that may be found; what else a picture shows is let be.
+        classes: those that are counted; None: the ones that the prompt names. What else a picture shows is let be.
     """
     asked: Counter[str] = Counter()
     for wish in metadata.get("include", ()):
         asked[wish["class"]] += wish["count"]
-    return {**metadata, "exclude": [{"class": name, "count": asked[name] + 1} for name in classes]}
+    counted = dict.fromkeys(asked if classes is None else (*asked, *classes))
+    stated = [wish for wish in metadata.get("exclude", ()) if wish["class"] not in counted]
+    return {
+        **metadata,
+        "exclude": [*stated, *({"class": name, "count": asked[name] + 1} for name in counted)],
+    }

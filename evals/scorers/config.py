@@ -9,10 +9,11 @@ from typing import Literal
 from common.config import Weight, configclass
 from evals.detectors.opening import CLIP
 
+Strict = Literal["off", "named", "all"]
 Kind = Literal["rules", "clip", "questions", "legibility"]
 
 OF_KIND: dict[str, tuple[str, ...]] = {
-    "rules": ("detector", "graded", "color_clip"),
+    "rules": ("detector", "graded", "strict", "color_clip"),
     "clip": ("model",),
     "questions": ("model", "answers", "phrasing"),
     "legibility": ("reader",),
@@ -38,6 +39,9 @@ class ScorerConfig:
     # rules: world, mask2former, or the folder, hub id or mmdetection's checkpoint of another detector
     detector: str | None = None
     graded: bool = False  # rules: the share of a prompt's wishes that hold, not 1 where all do and else 0
+    # rules: what may not be there more often than a prompt asks for: what GenEval forbids, also the classes that the
+    # prompt names, or all that the detector knows. Rewarded by GenEval's own, pictures fill up with what is asked.
+    strict: Strict = "off"
     color_clip: str = CLIP  # rules: names colours, unless the detector does
     model: str | None = (
         None  # clip: a CLIP (null: OpenAI's ViT-L/14); questions: a LLaVA-style folder or hub id

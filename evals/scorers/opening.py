@@ -55,7 +55,7 @@ def open_scorer(
 
         detector = open_rules_detector(config, where, device)
         with refusing(where, UserError):
-            return RulesScorer(detector, prompts, config.graded)
+            return RulesScorer(detector, prompts, config.graded, config.strict)
     if config.kind == "legibility":
         return _legibility(config, prompts, where)
     from common.models.weight_files import resolve_folder

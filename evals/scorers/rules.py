@@ -10,7 +10,9 @@ from common.errors import refusing
 from evals.detectors.detection import Detection, Detector
 from evals.geneval.detections import check_known
 from evals.geneval.grading import grade
+from evals.geneval.nothing_else import nothing_else
 from evals.geneval.rules import judge
+from evals.scorers.config import Strict
 from evals.scorers.prompts import ScoredPrompt
 from evals.scorers.scorer import as_rgb
 
@@ -20,15 +22,24 @@ class RulesScorer:
 
     Args:
         graded: `grading.grade` instead of `rules.judge`.
+        strict: see `ScorerConfig`.
         prompts: all that will be scored.
 
     Raises:
         UserError: a prompt has no GenEval metadata, or asks for what the detector does not know.
     """
 
-    def __init__(self, detector: Detector, prompts: Sequence[ScoredPrompt], graded: bool = False) -> None:
-        self.detector, self.graded = detector, graded
+    def __init__(
+        self,
+        detector: Detector,
+        prompts: Sequence[ScoredPrompt],
+        graded: bool = False,
+        strict: Strict = "off",
+    ) -> None:
+        self.detector, self.graded, self.strict = detector, graded, strict
         self.identity = {"name": "geneval rules", "graded": graded, "by": dict(detector.identity)}
+        if strict != "off":
+            self.identity["strict"] = strict
         for prompt in prompts:
             with refusing(
                 f"{prompt.place}: no GenEval metadata that rules could go by",
@@ -43,4 +54,7 @@ class RulesScorer:
             return [self._of(prompt, self.detector.detect(picture)) for picture in as_rgb(pictures)]
 
     def _of(self, prompt: ScoredPrompt, found: Sequence[Detection]) -> float:
-        return grade(prompt.metadata, found) if self.graded else float(judge(prompt.metadata, found).correct)
+        metadata = prompt.metadata
+        if self.strict != "off":
+            metadata = nothing_else(metadata, self.detector.classes if self.strict == "all" else None)
+        return grade(metadata, found) if self.graded else float(judge(metadata, found).correct)

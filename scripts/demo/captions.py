@@ -15,7 +15,6 @@ from itertools import permutations
 import numpy as np
 
 from evals.detectors.world_shapes import COLORS, SHAPES
-from evals.geneval.nothing_else import nothing_else
 from evals.geneval.phrasing import a, color_attr, colors, counting, position, single_object, two_object
 from evals.geneval.rules import RELATIONS, TAGS, Metadata, relations
 from scripts.demo.scenes import SPLITS, Scene, Thing
@@ -88,23 +87,16 @@ def held_out(seed: int) -> tuple[Metadata, ...]:
 
 
 def reward_prompts(seed: int) -> list[Metadata]:
-    """Every prompt that is not held out, each once, by strict rules: what post-training may draw and is rewarded for.
-
-    Captions name all that a scene shows. By GenEval's own rules, pictures full of shapes would be right more often.
-    """
+    """Every prompt that is not held out, each once: what post-training may draw."""
     barred = {metadata["prompt"] for metadata in held_out(seed)}
-    return [
-        nothing_else(metadata, SHAPES) for _, metadata in all_prompts() if metadata["prompt"] not in barred
-    ]
+    return [metadata for _, metadata in all_prompts() if metadata["prompt"] not in barred]
 
 
 def training_prompts(seed: int) -> list[Metadata]:
     """As many prompts as are held out, none of them, in like numbers of each tag as far as there are so many."""
     by_tag: dict[str, list[Metadata]] = defaultdict(list)
-    barred = {metadata["prompt"] for metadata in held_out(seed)}
-    for _, metadata in all_prompts():
-        if metadata["prompt"] not in barred:
-            by_tag[metadata["tag"]].append(metadata)
+    for metadata in reward_prompts(seed):
+        by_tag[metadata["tag"]].append(metadata)
     each = len(held_out(seed)) // len(TAGS)
     rng = np.random.default_rng([seed, len(SPLITS) + 1])
     return [by_tag[tag][i] for tag in TAGS for i in sorted(rng.permutation(len(by_tag[tag]))[:each])]

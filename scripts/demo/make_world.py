@@ -10,7 +10,7 @@ questions.json           LLaVA conversations about the same images
 val_captions.jsonl, val_scenes.jsonl ...      the same for `val/`
 shards/000000.tar ...    the training images as WebDataset shards: NAME.png and NAME.json
 prompts.jsonl            GenEval metadata; no training caption and no reward prompt repeats one of these prompts
-reward_prompts.jsonl     all other prompts there are, by rules that allow nothing else: what post-training draws
+reward_prompts.jsonl     the same of all other prompts there are: what post-training draws
 tuning_prompts.jsonl     GenEval metadata of some of these, in like numbers of each tag: for `vqrae tune-sampling`
 contact_sheet.png        a few training images with their captions
 world.json               how it was made

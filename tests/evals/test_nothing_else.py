@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import yaml
+
 from evals.detectors.detection import Detection
 from evals.detectors.world_shapes import SHAPES
 from evals.geneval.nothing_else import nothing_else
 from evals.geneval.rules import judge
 from scripts.demo.captions import captions, counting, single_object
 from scripts.demo.scenes import Scene, Thing, make_scene
+
+ROOT = Path(__file__).parents[2]
 
 
 def found(things: tuple[Thing, ...]) -> list[Detection]:
@@ -39,3 +45,24 @@ def test_counting_stays_as_strict_as_it_was() -> None:
     strict = nothing_else(counting("circle", 2), SHAPES)
     assert judge(strict, two).correct and not judge(strict, two[:1]).correct
     assert {"class": "circle", "count": 3} in strict["exclude"]
+
+
+def test_only_what_a_prompt_names_may_be_counted() -> None:
+    strict = nothing_else(single_object("circle"))
+    circle = Thing(shape="circle", color="red", left=0, top=0, size=9)
+    square = Thing(shape="square", color="red", left=20, top=0, size=9)
+    assert (
+        judge(strict, found((circle, square))).correct and not judge(strict, found((circle, circle))).correct
+    )
+
+
+def test_what_a_prompt_forbids_otherwise_stays_forbidden() -> None:
+    no_cross = {**single_object("circle"), "exclude": [{"class": "cross", "count": 1}]}
+    assert {"class": "cross", "count": 1} in nothing_else(no_cross)["exclude"]
+
+
+def test_every_rules_reward_of_the_recipes_is_strict() -> None:
+    """By GenEval's own rules a generator learns to fill its pictures."""
+    for path in (ROOT / "post_training" / "recipes").glob("*.yaml"):
+        rewards = yaml.safe_load(path.read_text("utf-8"))["rewards"]
+        assert all(one["strict"] in ("named", "all") for one in rewards if one["kind"] == "rules"), path.name

@@ -41,6 +41,23 @@ def page(color: str = "#dc1e1e") -> Image.Image:
 # ---- GenEval's rules -------------------------------------------------------------------------------------
 
 
+def test_strict_rules_count_what_genevals_let_be() -> None:
+    two, beside = page(), page()
+    for picture, place in ((two, (1, 1, 10, 10)), (beside, None)):
+        draw = ImageDraw.Draw(picture)
+        if place:
+            draw.ellipse(place, fill="#dc1e1e")
+        else:
+            draw.rectangle((1, 1, 8, 8), fill="#1e50dc")
+    scores = {
+        strict: RulesScorer(WorldDetector(), [circle("red")], strict=strict).score(
+            circle("red"), [page(), two, beside]
+        )
+        for strict in ("off", "named", "all")
+    }
+    assert scores == {"off": [1, 1, 1], "named": [1, 0, 1], "all": [1, 0, 0]}
+
+
 def test_rules_accept_or_not_and_grade() -> None:
     asked = [circle("red"), circle("blue")]
     scorer = RulesScorer(WorldDetector(), asked)

@@ -160,9 +160,6 @@ def test_reward_prompts_are_all_that_are_not_held_out(seed: int) -> None:
     assert len(set(texts)) == len(texts) and not set(texts) & barred
     assert set(texts) | barred == {metadata["prompt"] for _, metadata in all_prompts()}
     assert {metadata["prompt"] for metadata in training_prompts(seed)} <= set(texts)
-    # What is rewarded: all that the prompt names, and no more of it.
-    circle = next(one for one in reward_prompts(seed) if "circle" in one["prompt"])
-    assert all(limit["count"] >= 1 for limit in circle["exclude"]) and len(circle["exclude"]) == 4
     by_tag = Counter(metadata["tag"] for metadata in reward_prompts(seed))
     assert by_tag["counting"] == 9 and by_tag["single_object"] == 2
 
